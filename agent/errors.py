@@ -1,0 +1,43 @@
+"""Control flow of the loop: a trajectory ends by one of these, and each says which exit status it means."""
+
+from __future__ import annotations
+
+from agent.types import ExitStatus
+
+
+class AgentEnd(Exception):  # noqa: N818 - an ending is not an error
+    """The trajectory is over."""
+
+    exit_status: ExitStatus = ExitStatus.ERROR
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason or (self.__doc__ or "").strip())
+        self.reason = str(self)
+
+
+class Submitted(AgentEnd):
+    """The model said it is done."""
+
+    exit_status = ExitStatus.SUBMITTED
+
+
+class LimitsExceeded(AgentEnd):
+    """A limit on steps, tokens, wall time or money was reached."""
+
+    exit_status = ExitStatus.LIMITS_EXCEEDED
+
+
+class FormatErrors(AgentEnd):
+    """Too many unusable answers in a row."""
+
+    exit_status = ExitStatus.FORMAT_ERRORS
+
+
+class Cancelled(AgentEnd):
+    """A person or a shutdown asked for the end."""
+
+    exit_status = ExitStatus.CANCELLED
+
+
+class ToolFailure(Exception):  # noqa: N818 - shown to the model as a tool's failure; the trajectory goes on
+    """A tool could not do what was asked; the text tells the model what to do next."""

@@ -1,0 +1,166 @@
+"""The ports of the agent, each the size of its use. Adapters live in `worker.adapters`; fakes in `tests`.
+
+What an adapter may raise: `worker.errors.Transient` or `Permanent` (ours failed; the loop lets them through), and
+for a session's `read` and `write` the builtin OSErrors named there (the model is shown those).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from threading import Event
+from typing import Protocol
+
+from pydantic import Field
+
+from agent.types import Completion, Evidence, Frozen, Input, Sampling, Step, ToolSpec, Usage
+
+
+class Conversation(Protocol):
+    """One append-only exchange with a model. History is tokens and may hold KV memory: always `close()`."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens the next call's prompt will hold (system, tools and all messages so far)."""
+
+    def add(self, messages: Sequence[Input]) -> None:
+        """Append messages; each tool call of the last answer gets exactly one ToolMessage before the next call."""
+
+    def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
+        """Generate the next answer and append it to the history.
+
+        `deadline` is a time.monotonic() value: past it, or once `cancel` is set, the call is aborted and comes back
+        with finish_reason "abort" and whatever usage is known.
+        """
+
+    def close(self) -> None: ...
+
+
+class Model(Protocol):
+    @property
+    def label(self) -> str:
+        """What people are told ran, e.g. `openai:devstral@127.0.0.1:1234` or `scripted by hand; no language model ran`."""
+
+    @property
+    def tokenizer(self) -> str:
+        """What counted the tokens; ends in `(approximate)` when it is not the model's own vocabulary."""
+
+    def open(self, system: str, tools: Sequence[ToolSpec]) -> Conversation: ...
+
+
+class ExecStatus(StrEnum):
+    """How a command ended. `exit` is its own end, with a return code; every other one was ours."""
+
+    EXIT = "exit"
+    TIMEOUT = "timeout"
+    OOM = "oom"
+    PIDS = "pids"
+    OUTPUT_LIMIT = "output_limit"
+    DISK = "disk"
+
+
+class Captured(Frozen):
+    """A stream's head and tail. `text` is head + a line naming the elided bytes + tail; undecodable bytes and
+    control characters other than tab and newline are replaced."""
+
+    text: str = ""
+    total_bytes: int = 0
+    elided_bytes: int = 0
+
+
+class ExecResult(Frozen):
+    status: ExecStatus
+    returncode: int | None
+    stdout: Captured
+    stderr: Captured
+    seconds: float
+
+
+class SandboxLimits(Frozen):
+    memory_bytes: int = Field(default=2 << 30, gt=0)
+    processes: int = Field(default=512, gt=0)
+    file_bytes: int = Field(default=1 << 30, gt=0, description="largest single file")
+    disk_bytes: int = Field(default=4 << 30, gt=0, description="the workspace, where the backend can enforce it")
+    tmp_bytes: int = Field(default=256 << 20, gt=0)
+    cpus: float = Field(default=2.0, gt=0)
+
+
+class Isolation(StrEnum):
+    """`strict`: user namespaces + seccomp + cgroups. `basic`: user namespaces + seccomp + rlimits + sized tmpfs."""
+
+    STRICT = "strict"
+    BASIC = "basic"
+
+
+class SandboxSpec(Frozen):
+    """A workspace at `tree` (a tree or commit id) of the trusted bare repository `git_dir`.
+
+    `git_dir` is never mounted writable; its objects (and those of its alternates) may be visible read-only.
+    """
+
+    git_dir: Path
+    tree: str
+    limits: SandboxLimits = SandboxLimits()
+
+
+class Session(Protocol):
+    """One sandbox around one workspace, for one run. Paths are relative to the workspace, or absolute inside it."""
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float,
+        max_output: int = 1 << 20,
+        cancel: Event | None = None,
+    ) -> ExecResult:
+        """Run `argv` with no stdin. On every end nothing it started is left alive. `max_output` is bytes per stream
+        that are kept; a command that writes more than four times as much is killed (`output_limit`)."""
+
+    def read(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
+        """At most `max_bytes` of a regular file. Raises FileNotFoundError, IsADirectoryError, PermissionError."""
+
+    def write(self, path: str, data: bytes) -> None:
+        """Replace a file's content, making parent directories. Raises IsADirectoryError, PermissionError, OSError."""
+
+    def snapshot(self) -> str:
+        """The id of a git tree of the workspace's present content, its objects imported into `git_dir`. Untrusted
+        content, trusted id: the objects were checked on import."""
+
+    def reset(self, tree: str) -> None:
+        """Make the workspace's content equal `tree` again."""
+
+    def close(self) -> None: ...
+
+
+class Sandbox(Protocol):
+    @property
+    def isolation(self) -> Isolation: ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """Of: `no_net`, `seccomp`, `cgroup`, `cow`, `disk_quota`, `uid_drop`, `kernel_isolated`."""
+
+    def open(self, spec: SandboxSpec) -> Session: ...
+
+
+class Journal(Protocol):
+    """Where a trajectory is written as it happens. Called in this order per step: `spend`, then `step`.
+
+    A journal that may no longer write (its lease was taken over) raises, and the loop ends there.
+    """
+
+    def checkpoint(self) -> None:
+        """Called before each model call and each command. Raises `agent.errors.Cancelled` or a lost lease's error."""
+
+    def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
+        """Book one model call, before its answer is parsed: a failed parse is billed all the same."""
+
+    def step(self, step: Step) -> None: ...
+
+
+class EvidenceJournal(Protocol):
+    def evidence(self, evidence: Evidence) -> None: ...

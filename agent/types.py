@@ -1,0 +1,221 @@
+"""The words of the agent: messages, usage, steps, patches, evidence, and how a trajectory ended."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Frozen(BaseModel):
+    """A value: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Usage(Frozen):
+    """Tokens of one model call, or a sum of calls. `cached` is the part of `prompt` that was read from a cache."""
+
+    prompt: int = Field(default=0, ge=0)
+    cached: int = Field(default=0, ge=0)
+    completion: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _cached_is_part_of_prompt(self) -> Usage:
+        if self.cached > self.prompt:
+            raise ValueError(f"cached tokens ({self.cached}) exceed prompt tokens ({self.prompt})")
+        return self
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            prompt=self.prompt + other.prompt,
+            cached=self.cached + other.cached,
+            completion=self.completion + other.completion,
+        )
+
+
+class ToolCall(Frozen):
+    """A call as the model wrote it; `arguments` is the JSON text, unparsed, since it may be malformed."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class UserMessage(Frozen):
+    role: Literal["user"] = "user"
+    content: str
+
+
+class ToolMessage(Frozen):
+    role: Literal["tool"] = "tool"
+    tool_call_id: str
+    name: str
+    content: str
+
+
+class AssistantMessage(Frozen):
+    """What the model answered. `raw` keeps the unparsed text where a server gave it and parsing failed."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
+    raw: str | None = None
+
+
+Message = Annotated[UserMessage | ToolMessage | AssistantMessage, Field(discriminator="role")]
+Input = UserMessage | ToolMessage
+
+
+class ToolSpec(Frozen):
+    """A tool as offered to the model; `parameters` is a JSON schema object."""
+
+    name: str
+    description: str
+    parameters: dict[str, Any]
+
+
+class Completion(Frozen):
+    """One model call's result. `seconds` is wall time at the caller."""
+
+    message: AssistantMessage
+    usage: Usage
+    finish_reason: Literal["stop", "tool_calls", "length", "abort"]
+    seconds: float = Field(ge=0)
+
+
+class Sampling(Frozen):
+    temperature: float = 0.2
+    max_tokens: int = Field(default=4096, gt=0, description="completion tokens of one call")
+
+
+class Price(Frozen):
+    """USD per million tokens; `cached` is None where the provider names no price for cached input."""
+
+    prompt: float = 0.0
+    cached: float | None = None
+    completion: float = 0.0
+
+    def cost(self, usage: Usage) -> float:
+        """USD of `usage`; cached tokens without a price of their own cost the full prompt price."""
+        cached = self.prompt if self.cached is None else self.cached
+        fresh = usage.prompt - usage.cached
+        return (fresh * self.prompt + usage.cached * cached + usage.completion * self.completion) / 1_000_000
+
+
+class Limits(Frozen):
+    """What one trajectory may spend. Whichever is reached first ends it, and the diff so far is kept."""
+
+    steps: int = Field(default=100, gt=0)
+    tokens: int = Field(default=6_000_000, gt=0, description="prompt + completion tokens over all calls")
+    context_tokens: int = Field(default=32_768, gt=0, description="the model's window: prompt + completion of a call")
+    wall_seconds: float = Field(default=3600.0, gt=0)
+    usd: float = Field(default=3.0, gt=0)
+    command_seconds: float = Field(default=300.0, gt=0, description="wall time of one sandboxed command")
+
+
+class Action(Frozen):
+    """One tool call as executed, with what the model was shown of it and how it ended."""
+
+    call: ToolCall
+    observation: str
+    ok: bool
+    seconds: float = Field(ge=0)
+
+
+class Step(Frozen):
+    """One turn: the model's answer, what was executed for it, and the workspace's tree id when it changed."""
+
+    index: int = Field(ge=0)
+    thought: str
+    actions: tuple[Action, ...]
+    usage: Usage
+    usd: float
+    model_seconds: float
+    tree: str | None = None
+
+
+class ExitStatus(StrEnum):
+    """How the agent ended. Anything but `submitted` still keeps the diff so far."""
+
+    SUBMITTED = "submitted"
+    LIMITS_EXCEEDED = "limits_exceeded"
+    FORMAT_ERRORS = "format_errors"
+    CANCELLED = "cancelled"
+    ERROR = "error"
+
+
+class FileChange(Frozen):
+    """One entry of a patch. Modes are git's (100644, 100755, 120000 symlink, 160000 gitlink); 000000 = absent."""
+
+    path: str
+    status: Literal["A", "M", "D", "T"]
+    old_mode: str
+    new_mode: str
+    added: int | None = Field(default=None, description="lines; None for a binary file")
+    removed: int | None = None
+
+
+class Patch(Frozen):
+    """A unified diff (git format, binary-safe) of `tree` against `base_commit`."""
+
+    base_commit: str
+    tree: str
+    diff: str
+    files: tuple[FileChange, ...]
+
+    @property
+    def empty(self) -> bool:
+        return not self.files
+
+
+class TestOutcome(StrEnum):
+    """How one execution of the repository's test command ended."""
+
+    __test__ = False  # not a pytest class
+
+    PASSED = "passed"
+    FAILED = "failed"
+    ERROR = "error"  # it could not be judged: not found, timeout, out of memory
+    NOT_RUN = "not_run"
+
+
+class Evidence(Frozen):
+    """One execution of `command` in a fresh sandbox; `stage` says on which tree."""
+
+    stage: Literal["before", "before_with_new_tests", "after"]
+    tree: str
+    command: str
+    outcome: TestOutcome
+    returncode: int | None
+    seconds: float
+    output: str
+
+
+class Outcome(StrEnum):
+    """What the run means for people."""
+
+    FIXED = "fixed"
+    PARTIAL = "partial"
+    QUESTION = "question"
+    NOT_REPRODUCIBLE = "not_reproducible"
+    ALREADY_FIXED = "already_fixed"
+    DUPLICATE = "duplicate"
+    ANSWERED = "answered"
+    REFUSED = "refused"
+    SETUP_FAILED = "setup_failed"
+    UNSOLVED = "unsolved"
+    TRIAGED = "triaged"
+
+
+class Task(Frozen):
+    """What the agent is asked to do. All of it is data from strangers, except `instructions` (base branch)."""
+
+    repository: str
+    issue_number: int | None
+    title: str
+    body: str
+    base_commit: str
+    test_command: str | None = None
+    instructions: str | None = None
