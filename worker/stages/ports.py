@@ -1,0 +1,133 @@
+"""What the stages of a run (intake, pursue, verify, deliver) need of the outside: a forge and host-side git.
+
+Adapters raise `worker.errors` only: `ForgeUnavailable`/`ForgeRefused`, `RepositoryUnavailable`/`RepositoryRefused`,
+`BadPatch`. Every id that comes back from git is a full lower-case hex object id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, Protocol
+
+from pydantic import SecretStr
+
+from agent.types import Frozen, Patch
+
+
+class Issue(Frozen):
+    """An issue as the forge shows it now."""
+
+    number: int
+    title: str
+    body: str
+    state: Literal["open", "closed"]
+    locked: bool
+    is_pull_request: bool
+    labels: tuple[str, ...]
+    author: str
+    url: str
+
+
+class RepositoryInfo(Frozen):
+    full_name: str
+    default_branch: str
+    archived: bool
+    disabled: bool
+    clone_url: str
+
+
+class Comment(Frozen):
+    id: int
+    body: str
+    url: str
+    author: str
+
+
+class PullRequestRef(Frozen):
+    number: int
+    url: str
+    state: Literal["open", "closed"]
+    merged: bool
+    draft: bool
+    head_branch: str
+    title: str
+    body: str
+
+
+class Forge(Protocol):
+    """One repository's side of GitHub, for one installation. Nothing here repeats a write blindly: callers find
+    what they wrote before by its marker (`find_comment`, `find_pull_request`) and edit it."""
+
+    def repository(self) -> RepositoryInfo: ...
+
+    def issue(self, number: int) -> Issue: ...
+
+    def permission(self, login: str) -> str:
+        """`admin`, `maintain`, `write`, `triage`, `read` or `none` (also for an unknown login)."""
+
+    def find_comment(self, number: int, marker: str) -> Comment | None:
+        """The first comment on an issue, written by us, whose body contains `marker`."""
+
+    def create_comment(self, number: int, body: str) -> Comment: ...
+
+    def edit_comment(self, comment_id: int, body: str) -> Comment: ...
+
+    def find_pull_request(self, head_branch: str) -> PullRequestRef | None:
+        """The newest pull request from `head_branch` of this repository, open ones first."""
+
+    def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef: ...
+
+    def edit_pull_request(self, number: int, *, title: str, body: str) -> PullRequestRef: ...
+
+    def git_token(self, access: Literal["read", "write"]) -> SecretStr:
+        """A token for git over HTTP, for this repository alone where the authentication can narrow it."""
+
+
+class Forges(Protocol):
+    """Where a forge for one repository comes from; one per process, on the `default` worker."""
+
+    def open(self, repository: str, installation_id: int | None) -> Forge: ...
+
+
+class Repositories(Protocol):
+    """Host-side git: mirrors, and object-level work in trusted bare repositories. Never a work tree that an agent
+    could write to. One per process; safe to use from several threads and processes (file locks)."""
+
+    def fetch(self, repository: str, url: str, token: SecretStr | None) -> Path:
+        """Create or update the bare mirror of `repository` (owner/name) and return its directory."""
+
+    def mirror(self, repository: str) -> Path:
+        """The directory of a mirror fetched before; RepositoryUnavailable when there is none here."""
+
+    def resolve(self, git_dir: Path, ref: str) -> str:
+        """The commit id of `refs/heads/<ref>`, or of a full commit id. RepositoryRefused when unknown."""
+
+    def run_dir(self, run_id: str, mirror: Path) -> Path:
+        """A bare repository for one run, made if absent, whose alternates are the mirror's objects: what a run
+        writes never enters the mirror. Mirrors may be anywhere, also a person's own `.git` directory."""
+
+    def drop_run_dir(self, run_id: str) -> None: ...
+
+    def read_file(self, git_dir: Path, tree: str, path: str, *, max_bytes: int = 65_536) -> bytes | None:
+        """A regular file's content at a commit or tree; None when absent, not a regular file, or larger."""
+
+    def list_files(self, git_dir: Path, tree: str) -> tuple[str, ...]:
+        """Paths of all regular files of a commit or tree, sorted; paths that are not UTF-8 are left out."""
+
+    def patch(self, git_dir: Path, base_commit: str, tree: str) -> Patch: ...
+
+    def overlay(self, git_dir: Path, base: str, tree: str, paths: Sequence[str]) -> str:
+        """The tree that is `base` with just `paths` taken from `tree` (absent there means removed)."""
+
+    def apply(self, git_dir: Path, base_commit: str, diff: str) -> str:
+        """The tree that `diff` makes of `base_commit`. BadPatch when it does not apply."""
+
+    def commit(self, git_dir: Path, *, tree: str, parent: str, message: str, author: str, email: str) -> str: ...
+
+    def remote_branch(self, url: str, branch: str, token: SecretStr | None) -> str | None:
+        """The commit a remote branch is at, or None."""
+
+    def push(self, git_dir: Path, *, url: str, commit: str, branch: str, expected: str | None, token: SecretStr | None) -> None:
+        """Set the remote branch to `commit` if it is still at `expected` (None: must not exist).
+        RepositoryRefused when it moved or the server refuses."""
