@@ -5,7 +5,7 @@ from __future__ import annotations
 from agent.types import ExitStatus
 
 
-class AgentEnd(Exception):  # noqa: N818 - an ending is not an error
+class AgentEnd(Exception):
     """The trajectory is over."""
 
     exit_status: ExitStatus = ExitStatus.ERROR
@@ -39,5 +39,5 @@ class Cancelled(AgentEnd):
     exit_status = ExitStatus.CANCELLED
 
 
-class ToolFailure(Exception):  # noqa: N818 - shown to the model as a tool's failure; the trajectory goes on
+class ToolFailure(Exception):
     """A tool could not do what was asked; the text tells the model what to do next."""

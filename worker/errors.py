@@ -8,11 +8,11 @@ class ServiceError(Exception):
     """The root; never raised itself."""
 
 
-class Transient(ServiceError):  # noqa: N818
+class Transient(ServiceError):
     """It may work later: the run goes back to the queue with the reason visible."""
 
 
-class Permanent(ServiceError):  # noqa: N818
+class Permanent(ServiceError):
     """Trying again would not help: the run fails with the reason."""
 
 

@@ -128,6 +128,8 @@ class Repositories(Protocol):
     def remote_branch(self, url: str, branch: str, token: SecretStr | None) -> str | None:
         """The commit a remote branch is at, or None."""
 
-    def push(self, git_dir: Path, *, url: str, commit: str, branch: str, expected: str | None, token: SecretStr | None) -> None:
+    def push(
+        self, git_dir: Path, *, url: str, commit: str, branch: str, expected: str | None, token: SecretStr | None
+    ) -> None:
         """Set the remote branch to `commit` if it is still at `expected` (None: must not exist).
         RepositoryRefused when it moved or the server refuses."""
