@@ -40,7 +40,7 @@ class Conversation(Protocol):
 class Model(Protocol):
     @property
     def label(self) -> str:
-        """What people are told ran, e.g. `openai:devstral@127.0.0.1:1234` or `scripted by hand; no language model ran`."""
+        """What people are told ran, e.g. `openai:devstral@127.0.0.1:1234`, or that no language model ran."""
 
     @property
     def tokenizer(self) -> str:
