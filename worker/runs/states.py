@@ -159,8 +159,8 @@ def write(session: Session, lease: Lease, **values: Any) -> None:
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} no longer holds it")
 
 
-def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float) -> None:
-    """Give a later stage back for another try in `wait` seconds; counts as an attempt only by the sweep's rules."""
+def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float, counts: bool) -> None:
+    """Give a later stage back for another try in `wait` seconds; `counts` as an attempt when the failure was ours."""
     later = func.now() + timedelta(seconds=wait)
     write(
         session,
@@ -170,7 +170,7 @@ def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float)
         not_before=later,
         publish_after=later,
         reason=reason,
-        attempt=Run.attempt + 1,
+        attempt=Run.attempt + (1 if counts else 0),
     )
 
 
