@@ -67,12 +67,8 @@ def evidence_table(evidence: Sequence[Evidence]) -> str:
     rows = [f"| {_NAMES[e.stage]} | {e.outcome.value} | {e.returncode} | {e.seconds:.1f} s |" for e in evidence]
     table = "\n".join(["| tree | tests | exit status | time |", "|---|---|---|---|", *rows])
     folds = [
-        f"<details><summary>Output: {_NAMES[e.stage]}</summary>
-
-"
-        f"{fenced(e.output[-4000:] or '(no output)')}
-
-</details>"
+        f"<details><summary>Output: {_NAMES[e.stage]}</summary>\n\n"
+        f"{fenced(e.output[-4000:] or '(no output)')}\n\n</details>"
         for e in evidence
     ]
     return "\n\n".join([f"Run by the service in fresh sandboxes: {inline(evidence[0].command)}", table, *folds])
