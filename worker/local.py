@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from agent import evidence as rules
 from agent.evidence import Verdict
@@ -97,7 +98,7 @@ def fix(
 
 
 def apply_to(repo: Path, patch: Patch) -> None:
-    """Change the files of the person's own work tree (their repository, their configuration), on their explicit word."""
+    """Change the files of the person's own work tree, on their explicit word."""
     done = subprocess.run(
         ["git", "-C", str(repo), "apply", "--binary", "--whitespace=nowarn", "-"],
         input=patch.diff.encode("utf-8", "surrogateescape"),
@@ -107,3 +108,19 @@ def apply_to(repo: Path, patch: Patch) -> None:
     )
     if done.returncode != 0:
         raise Permanent(f"the patch does not apply to the work tree: {done.stderr.decode(errors='replace')[:500]}")
+
+
+def summary(result: LocalFix) -> dict[str, Any]:
+    """The result as JSON-ready values."""
+    agent = result.attempt.result
+    return {
+        "outcome": result.verdict.outcome.value,
+        "reason": result.verdict.reason,
+        "exit_status": agent.exit_status.value,
+        "steps": agent.steps,
+        "usage": agent.usage.model_dump(),
+        "cost_usd": agent.usd,
+        "evidence": [piece.model_dump(mode="json", exclude={"output"}) for piece in result.evidence],
+        "files": [change.path for change in result.patch.files],
+        "patch": result.patch.diff.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+    }
