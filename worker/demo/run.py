@@ -32,9 +32,21 @@ from worker.store.session import Store
 from worker.supervisor import Supervisor
 from worker.up import children, embedded_servers, free_port
 
-FIELDS = (
-    "run_id state outcome pull_request_url branch tests_before tests_after steps usage cost_usd seconds model isolation"
-).split()
+FIELDS = [
+    "run_id",
+    "state",
+    "outcome",
+    "pull_request_url",
+    "branch",
+    "tests_before",
+    "tests_after",
+    "steps",
+    "usage",
+    "cost_usd",
+    "seconds",
+    "model",
+    "isolation",
+]
 SCRIPT = Path(__file__).parent / "script.json"
 PATIENCE = {"scripted": 120.0, "openai": 3600.0}  # seconds until the demo gives up
 
