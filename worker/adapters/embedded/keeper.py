@@ -60,7 +60,9 @@ def _run(orders: dict[str, Any]) -> int:
             pass_fds=[orders["server_lock"]],
             preexec_fn=die_with_keeper,  # noqa: PLW1509 - no thread runs yet
             umask=0o077,
-            **({} if uid is None else {"user": uid, "group": uid, "extra_groups": []}),
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
     os.close(orders["server_lock"])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):

@@ -149,7 +149,9 @@ class Postgres(Server):
             check=False,
             cwd=base,
             env={"PATH": "/usr/bin:/bin", "LANG": "C", "TZ": "UTC"},
-            **({} if uid is None else {"user": uid, "group": uid, "extra_groups": []}),  # type: ignore[call-overload]
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
         handed_over.unlink()
         if done.returncode:
