@@ -1,6 +1,6 @@
 """A server's keeper: a small process that runs one server for as long as somebody uses it, then stops it.
 
-Run by path, standard library only, with its orders as JSON on stdin (`Orders` in `server.py`). Users hold a shared
+Run by path, standard library only, with its orders as JSON on stdin (put together in `server.py`). Users hold a shared
 lock on one file; the keeper waits for the exclusive one, which the kernel grants when the last user has let go, also
 when that user was killed. So no server outlives the processes it was started for, and no process has to be told.
 
@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -85,6 +86,9 @@ def main() -> int:
         with Path(orders["log"]).open("a") as log:
             log.write(f"{orders['argv'][0]}: {error}\n")
         return 1
+    finally:
+        if orders["scratch"]:
+            shutil.rmtree(orders["scratch"], ignore_errors=True)
 
 
 if __name__ == "__main__":
