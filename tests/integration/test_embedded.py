@@ -18,6 +18,8 @@ from pathlib import Path
 import psycopg
 import pytest
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.adapters.embedded import Postgres, RedisServer, locks, place, redis_server
 from worker.adapters.embedded.server import Server
@@ -49,26 +51,31 @@ def query(url: str, statement: str) -> list[tuple[object, ...]]:
         return cursor.fetchall() if cursor.description else []
 
 
+def client_of(url: str) -> redis.Redis:
+    """One that says at once when something is wrong."""
+    return redis.Redis.from_url(url, retry=Retry(NoBackoff(), 0))
+
+
 def put(server: Server, value: str) -> None:
     if isinstance(server, Postgres):
         query(server.url, "CREATE TABLE IF NOT EXISTS kept (value text)")
         query(server.url, f"INSERT INTO kept VALUES ('{value}')")
     else:
-        with redis.Redis.from_url(server.url) as client:
+        with client_of(server.url) as client:
             client.rpush("kept", value)
 
 
 def kept(server: Server) -> list[str]:
     if isinstance(server, Postgres):
         return [str(row[0]) for row in query(server.url, "SELECT value FROM kept ORDER BY value")]
-    with redis.Redis.from_url(server.url) as client:
+    with client_of(server.url) as client:
         return sorted(item.decode() for item in client.lrange("kept", 0, -1))
 
 
 def server_pid(server: Server) -> int:
     if isinstance(server, Postgres):
         return int((place.base_for(server.data_dir) / "data" / "postmaster.pid").read_text().splitlines()[0])
-    with redis.Redis.from_url(server.url) as client:
+    with client_of(server.url) as client:
         return int(client.info("server")["process_id"])
 
 
@@ -146,7 +153,7 @@ def test_starts_again_after_kill_9(kind: type[Server], directory: Path) -> None:
     with make(kind, directory) as server:
         put(server, "before")
         if kind is RedisServer:  # what is promised is one second; the test needs it on disk now
-            with redis.Redis.from_url(server.url) as client:
+            with client_of(server.url) as client:
                 client.bgrewriteaof()
                 client.config_set("appendfsync", "always")
                 client.rpush("kept", "written")
@@ -201,9 +208,9 @@ def test_postgres_refuses_a_wrong_password(directory: Path) -> None:
 def test_redis_refuses_strangers_and_listens_on_loopback_alone(directory: Path) -> None:
     with RedisServer(directory / "redis") as server:
         port = int(server.url.rsplit(":", 1)[1].split("/")[0])
-        with redis.Redis(port=port) as stranger, pytest.raises(redis.AuthenticationError):
+        with client_of(f"redis://127.0.0.1:{port}") as stranger, pytest.raises(redis.AuthenticationError):
             stranger.ping()
-        with redis.Redis.from_url(server.url) as client:
+        with client_of(server.url) as client:
             assert client.config_get("bind") == {"bind": "127.0.0.1"}
             assert client.config_get("appendonly") == {"appendonly": "yes"}
 
