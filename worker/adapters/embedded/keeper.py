@@ -1,6 +1,6 @@
 """A server's keeper: a small process that runs one server for as long as somebody uses it, then stops it.
 
-Run by path, standard library only, with its orders as JSON on stdin (`Orders` in `server.py`). Users hold a shared
+Run by path, standard library only, with its orders as JSON on stdin (put together in `server.py`). Users hold a shared
 lock on one file; the keeper waits for the exclusive one, which the kernel grants when the last user has let go, also
 when that user was killed. So no server outlives the processes it was started for, and no process has to be told.
 
@@ -14,6 +14,7 @@ import ctypes
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,7 +61,9 @@ def _run(orders: dict[str, Any]) -> int:
             pass_fds=[orders["server_lock"]],
             preexec_fn=die_with_keeper,  # noqa: PLW1509 - no thread runs yet
             umask=0o077,
-            **({} if uid is None else {"user": uid, "group": uid, "extra_groups": []}),
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
     os.close(orders["server_lock"])
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -83,6 +86,9 @@ def main() -> int:
         with Path(orders["log"]).open("a") as log:
             log.write(f"{orders['argv'][0]}: {error}\n")
         return 1
+    finally:
+        if orders["scratch"]:
+            shutil.rmtree(orders["scratch"], ignore_errors=True)
 
 
 if __name__ == "__main__":

@@ -55,7 +55,7 @@ class Postgres(Server):
 
     def database_url(self, name: str) -> str:
         """A SQLAlchemy URL of one database of this server."""
-        query = urlencode({"host": self._read("socket")})
+        query = urlencode({"host": self._read("address")})
         return f"postgresql+psycopg://{_USER}:{self._read('password')}@/{quote(name)}?{query}"
 
     def create_database(self, name: str, *, template: str | None = None) -> str:
@@ -74,7 +74,7 @@ class Postgres(Server):
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(
-            host=self._read("socket"),
+            host=self._read("address"),
             user=_USER,
             password=self._read("password"),
             dbname=_USER,
@@ -113,9 +113,10 @@ class Postgres(Server):
         # The lock that we hold proves that no process runs on this data. A left-over file may name the number of
         # some other living process by now (always so after a container's restart), which would stop the server.
         (data / "postmaster.pid").unlink(missing_ok=True)
+        sockets = str(self._socket_directory(base))
         options = {
             "listen_addresses": "",
-            "unix_socket_directories": str(self._socket_directory(base)),
+            "unix_socket_directories": sockets,
             "unix_socket_permissions": "0700",
             "max_connections": str(self._max_connections),
             "logging_collector": "off",
@@ -124,7 +125,8 @@ class Postgres(Server):
         argv = [str(binaries / "postgres"), "-D", str(data)]
         for key, value in options.items():
             argv += ["-c", f"{key}={value}"]
-        return Command(argv, stop_signal=signal.SIGINT)  # SIGINT: end the sessions, write everything, exit
+        # SIGINT: end the sessions, write everything, exit.
+        return Command(argv, stop_signal=signal.SIGINT, scratch=sockets)
 
     def _initialise(self, binaries: Path, base: Path, data: Path) -> None:
         """Into a directory beside it, then renamed: an interrupted initdb leaves nothing that looks finished."""
@@ -149,7 +151,9 @@ class Postgres(Server):
             check=False,
             cwd=base,
             env={"PATH": "/usr/bin:/bin", "LANG": "C", "TZ": "UTC"},
-            **({} if uid is None else {"user": uid, "group": uid, "extra_groups": []}),  # type: ignore[call-overload]
+            user=uid,
+            group=uid,
+            extra_groups=None if uid is None else [],
         )
         handed_over.unlink()
         if done.returncode:
@@ -163,13 +167,13 @@ class Postgres(Server):
         directory = base / "socket"
         if len(bytes(directory / _SOCKET_NAME)) > _SOCKET_PATH_BYTES:
             with contextlib.suppress(SettingsError):
-                shutil.rmtree(self._read("socket"), ignore_errors=True)
+                shutil.rmtree(self._read("address"), ignore_errors=True)
             directory = Path(tempfile.mkdtemp(prefix="dfix-"))
         else:
             shutil.rmtree(directory, ignore_errors=True)
             directory.mkdir(mode=0o700)
         place.give(directory)
-        _write_private(self.data_dir / "socket", str(directory))
+        _write_private(self.data_dir / "address", str(directory))
         return directory
 
 

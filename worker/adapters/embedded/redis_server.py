@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from worker.adapters.embedded import place
 from worker.adapters.embedded.server import Command, Server
@@ -45,7 +47,7 @@ class RedisServer(Server):
 
     def _ready(self) -> bool:
         port, password = self._address()
-        client = redis.Redis(port=port, password=password, socket_timeout=5)
+        client = redis.Redis(port=port, password=password, socket_timeout=5, retry=Retry(NoBackoff(), 0))
         try:
             return bool(client.ping())
         except (redis.ConnectionError, redis.TimeoutError):  # not listening yet, or still loading its file

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
 
@@ -29,7 +29,8 @@ class Command:
     argv: list[str]
     stdin: str = ""
     stop_signal: int = signal.SIGTERM
-    env: dict[str, str] = field(default_factory=dict)
+    scratch: str = ""
+    """A directory that the keeper deletes when the server has ended."""
 
 
 class Server(ABC):
@@ -98,15 +99,19 @@ class Server(ABC):
 
     def _start(self) -> None:
         deadline = time.monotonic() + START_SECONDS
-        keeper_lock = locks.hold(self._lock("keeper"), wait=False)
-        if keeper_lock is not None:
-            try:
-                self._spawn(keeper_lock, deadline)
-            finally:
-                os.close(keeper_lock)
-        while not self._ready():
-            if not locks.held(self._lock("keeper")):
-                raise Transient(f"{self.name} ended while it was starting: {self._last_words()}")
+        spawned = False
+        while True:
+            keeper_lock = locks.hold(self._lock("keeper"), wait=False)
+            if keeper_lock is not None:
+                try:
+                    if spawned:
+                        raise Transient(f"{self.name} ended while it was starting: {self._last_words()}")
+                    self._spawn(keeper_lock, deadline)
+                    spawned = True
+                finally:
+                    os.close(keeper_lock)
+            if self._ready():
+                return
             if time.monotonic() > deadline:
                 raise Transient(f"{self.name} did not answer within {START_SECONDS:.0f} s: {self._last_words()}")
             time.sleep(_POLL_SECONDS)  # servers have no portable "ready" event; their sockets are asked
@@ -119,7 +124,7 @@ class Server(ABC):
             base = place.base_for(self.data_dir)
             command = self._prepare(base)
             orders = asdict(command) | {
-                "env": {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"} | command.env,
+                "env": {"PATH": os.defpath, "LANG": "C.UTF-8", "TZ": "UTC"},
                 "cwd": str(base),
                 "uid": place.server_uid(),
                 "log": str(self._log),
