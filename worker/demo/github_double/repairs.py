@@ -1,0 +1,94 @@
+"""What emulate lacks of GitHub and this product meets: our own reading of the documentation (see `front`)."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from typing import Any
+
+from worker.demo.github_double.bare import BareRepositories
+from worker.demo.github_double.faults import Traffic
+from worker.demo.github_double.serving import Reply, Request
+
+_PULLS = re.compile(r"^/repos/([^/]+/[^/]+)/pulls$")
+_ISSUE = re.compile(r"^/repos/([^/]+/[^/]+)/issues/(\d+)$")
+_ISSUE_KEYS = ("number", "id", "node_id", "title", "body", "state", "locked", "user", "labels", "html_url", "comments")
+
+
+def _invalid(*errors: dict[str, str]) -> Reply:
+    """As "Troubleshooting the REST API" shows a failed validation."""
+    url = "https://docs.github.com/rest/pulls/pulls#create-a-pull-request"
+    return Reply.of(
+        422, {"message": "Validation Failed", "errors": list(errors), "documentation_url": url, "status": "422"}
+    )
+
+
+class Repairs:
+    """`before` answers a request in emulate's place (None: forward it); `after` may replace what emulate said."""
+
+    def __init__(self, forward: Callable[[Request], Reply], repositories: BareRepositories, traffic: Traffic) -> None:
+        self._forward = forward
+        self._repositories = repositories
+        self._traffic = traffic
+
+    def before(self, request: Request) -> Reply | None:
+        created = _PULLS.match(request.bare_path)
+        if request.method == "POST" and created and self._repositories.exists(created[1]):
+            return self._refuse_pull(request, created[1])
+        return None
+
+    def after(self, request: Request, reply: Reply) -> Reply:
+        issue = _ISSUE.match(request.bare_path)
+        if request.method == "GET" and issue and reply.status == 404:
+            return self._pull_as_issue(request, issue[1], issue[2]) or reply
+        return reply
+
+    def _refuse_pull(self, request: Request, repository: str) -> Reply | None:
+        """422 as in "Create a pull request": the branches exist, differ, and have no open pull request yet."""
+        wanted = request.json()
+        head, base = str(wanted.get("head", "")), str(wanted.get("base", ""))
+        owner, _, branch = head.rpartition(":")
+        owner = owner or repository.partition("/")[0]
+        branches = self._repositories.branches(repository)
+        refused: Reply | None = None
+        if branch not in branches:
+            refused = _invalid({"resource": "PullRequest", "field": "head", "code": "invalid"})
+        elif base not in branches:
+            refused = _invalid({"resource": "PullRequest", "field": "base", "code": "invalid"})
+        elif self._repositories.ahead(repository, base, branch) == 0:
+            message = f"No commits between {base} and {branch}"
+            refused = _invalid({"resource": "PullRequest", "code": "custom", "message": message})
+        elif self._has_open(request, branch, base):
+            message = f"A pull request already exists for {owner}:{branch}."
+            refused = _invalid({"resource": "PullRequest", "code": "custom", "message": message})
+        if refused is not None:
+            self._traffic.repaired("create a pull request")
+        return refused
+
+    def _has_open(self, request: Request, branch: str, base: str) -> bool:
+        listing = Request("GET", f"{request.bare_path}?state=open&per_page=100", request.headers, b"")
+        pulls = _json(self._forward(listing))
+        return isinstance(pulls, list) and any(
+            pull["head"]["ref"] == branch and pull["base"]["ref"] == base for pull in pulls
+        )
+
+    def _pull_as_issue(self, request: Request, repository: str, number: str) -> Reply | None:
+        """As "Get an issue" says: a pull request is an issue too, told apart by the `pull_request` key."""
+        pull = self._forward(Request("GET", f"/repos/{repository}/pulls/{number}", request.headers, b""))
+        value = _json(pull)
+        if pull.status != 200 or not isinstance(value, dict):
+            return None
+        self._traffic.repaired("get an issue that is a pull request")
+        issue = {key: value.get(key) for key in _ISSUE_KEYS}
+        issue["url"] = value["url"].replace("/pulls/", "/issues/")
+        issue["repository_url"] = value["url"].rpartition("/pulls/")[0]
+        issue["pull_request"] = {"url": value["url"], "html_url": value["html_url"]}
+        return Reply.of(200, issue)
+
+
+def _json(reply: Reply) -> Any:
+    try:
+        return json.loads(reply.body)
+    except ValueError:
+        return None
