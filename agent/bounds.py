@@ -1,0 +1,56 @@
+"""A session with the run's limits built in: no tool can forget the time that is left or the cancellation."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from threading import Event
+
+from agent.protocols import ExecResult, Session
+
+_SHORTEST = 0.1  # seconds; a command that may not start at all is the loop's decision, not ours
+
+
+class BoundedSession(Session):
+    """`deadline` is a time.monotonic() value."""
+
+    def __init__(self, session: Session, *, command_seconds: float, deadline: float, cancel: Event) -> None:
+        self._session = session
+        self._command_seconds = command_seconds
+        self._deadline = deadline
+        self._cancel = cancel
+
+    def exec(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str = ".",
+        env: Mapping[str, str] | None = None,
+        timeout: float,
+        max_output: int = 1 << 20,
+        cancel: Event | None = None,
+    ) -> ExecResult:
+        left = max(self._deadline - time.monotonic(), _SHORTEST)
+        return self._session.exec(
+            argv,
+            cwd=cwd,
+            env=env,
+            timeout=min(timeout, self._command_seconds, left),
+            max_output=max_output,
+            cancel=cancel or self._cancel,
+        )
+
+    def read(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
+        return self._session.read(path, max_bytes=max_bytes)
+
+    def write(self, path: str, data: bytes) -> None:
+        self._session.write(path, data)
+
+    def snapshot(self) -> str:
+        return self._session.snapshot()
+
+    def reset(self, tree: str) -> None:
+        self._session.reset(tree)
+
+    def close(self) -> None:
+        self._session.close()
