@@ -37,7 +37,8 @@ def is_binary(data: bytes) -> bool:
 
 
 def clean(text: str) -> str:
-    """`text` without what a message can't carry: lone surrogates and control characters (tab, newline and form feed stay)."""
+    """`text` without what a message can't carry: lone surrogates and control characters (those of
+    layout stay)."""
     return _UNSAFE.sub("\ufffd", text.replace("\r\n", "\n"))
 
 

@@ -1,4 +1,4 @@
-"""A session with the run's limits built in: no tool can forget the time that is left or the cancellation."""
+"""A session with the run's limits built in, so that no tool can forget them, and with the tree ids it went through."""
 
 from __future__ import annotations
 
@@ -11,14 +11,33 @@ from agent.protocols import ExecResult, Session
 _SHORTEST = 0.1  # seconds; a command that may not start at all is the loop's decision, not ours
 
 
-class BoundedSession(Session):
-    """`deadline` is a time.monotonic() value."""
+class Workspace(Session):
+    """`deadline` is a time.monotonic() value. `tree` is the last known content, `base_tree` the first one; `unsaved`
+    is set by whoever may have changed something since."""
 
-    def __init__(self, session: Session, *, command_seconds: float, deadline: float, cancel: Event) -> None:
+    def __init__(self, session: Session, command_seconds: float, deadline: float, cancel: Event) -> None:
         self._session = session
         self._command_seconds = command_seconds
         self._deadline = deadline
         self._cancel = cancel
+        self.base_tree: str | None = None
+        self.tree: str | None = None
+        self.unsaved = False
+
+    @property
+    def unchanged(self) -> bool:
+        return self.tree == self.base_tree
+
+    def open(self) -> None:
+        self.base_tree = self.tree = self.snapshot()
+
+    def save(self) -> str | None:
+        """Take a snapshot if something may have changed. The new tree's id, or None if it is the same as before."""
+        before = self.tree
+        if self.unsaved:
+            self.tree = self.snapshot()
+            self.unsaved = False
+        return self.tree if self.tree != before else None
 
     def exec(
         self,
