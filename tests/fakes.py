@@ -113,7 +113,9 @@ class FakeModel:
 class FakeJournal:
     """Keeps what it is told; raises `ends[n]` at the n-th checkpoint (from 0), `refuses` at the named write."""
 
-    def __init__(self, ends: Mapping[int, Exception] | None = None, refuses: dict[str, Exception] | None = None) -> None:
+    def __init__(
+        self, ends: Mapping[int, Exception] | None = None, refuses: dict[str, Exception] | None = None
+    ) -> None:
         self._ends = dict(ends or {})
         self._refuses = refuses or {}
         self.checkpoints = 0

@@ -312,6 +312,7 @@ def upgrade() -> None:
         sa.Column("lease_token", sa.BigInteger(), nullable=False),
         sa.Column("index", sa.BigInteger(), nullable=False),
         sa.Column("thought", sa.Text(), nullable=False),
+        sa.Column("note", sa.Text(), server_default="", nullable=False),
         sa.Column("actions", postgresql.JSONB(astext_type=sa.Text()), nullable=False),
         sa.Column("tree", sa.Text(), nullable=True),
         sa.Column("prompt_tokens", sa.BigInteger(), nullable=False),

@@ -30,10 +30,10 @@ def run_checks(store: Store, double: GitHubDouble, run_id: UUID) -> Iterator[Che
         patch = queries.patch(session, run_id)
         pull_request = queries.pull_request(session, run.repository, run.branch)
         yield Check("the ledger's rows add up to the usage shown", _ledger_adds_up(session, run))
-    head = double.branch_commit(REPOSITORY, run.branch)
+    head = double.branch(REPOSITORY, run.branch)
     yield Check("the branch is in the repository", head is not None)
-    pushed = double.diff(REPOSITORY, run.base_commit, run.branch).encode() if head else b""
-    yield Check("its diff is the patch", patch is not None and pushed.strip() == patch.diff.strip())
+    tree = double.repositories.tree(REPOSITORY, run.branch)
+    yield Check("its tree is the one that was verified", patch is not None and tree == patch.tree)
     pulls = double.pull_requests(REPOSITORY)
     yield Check(
         "there is one pull request, from that branch, a draft",

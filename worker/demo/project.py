@@ -18,7 +18,7 @@ def project_files() -> dict[str, bytes]:
             if entry.name == "__pycache__":
                 continue
             if entry.is_dir():
-                pending.append((f"{prefix}{entry.name}/", entry))  # type: ignore[arg-type]
+                pending.append((f"{prefix}{entry.name}/", entry))
             else:
                 found[prefix + entry.name] = entry.read_bytes()
     return dict(sorted(found.items()))

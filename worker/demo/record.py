@@ -5,7 +5,6 @@ Needed after a change of prompts, tools or their texts: `devstral-fix demo --rec
 
 from __future__ import annotations
 
-import subprocess
 import tempfile
 import threading
 from pathlib import Path
@@ -14,7 +13,8 @@ from agent.protocols import Isolation
 from agent.tokens import TokenCounter
 from agent.types import ExitStatus, Limits, Step, Usage
 from worker import compose
-from worker.adapters.models import ScriptRecorder
+from worker.adapters.models.recorder import ScriptRecorder
+from worker.demo.github_double.bare import BareRepositories
 from worker.demo.project import REPOSITORY, issue, project_files
 from worker.errors import ScriptMismatch
 from worker.settings import CATALOGUE
@@ -38,13 +38,8 @@ def record(source: Path, target: Path) -> None:
     """Play the replies of `source` and save the complete script to `target`."""
     with tempfile.TemporaryDirectory(prefix="devstral-fix-record-") as scratch_name:
         scratch = Path(scratch_name)
-        repo = scratch / "repo"
-        for path, content in project_files().items():
-            (repo / path).parent.mkdir(parents=True, exist_ok=True)
-            (repo / path).write_bytes(content)
-        identity = ["-c", "user.name=demo", "-c", "user.email=demo@example.invalid"]
-        for arguments in (["init", "-q"], ["add", "-A"], [*identity, "commit", "-q", "-m", "Start"]):
-            subprocess.run(["git", "-C", str(repo), *arguments], check=True, capture_output=True)
+        bare = BareRepositories(scratch / "origin")
+        commit = bare.create(REPOSITORY, project_files(), "main")
         repositories = compose.make_repositories(scratch, allow_file=True)
         recorder = ScriptRecorder.of_file(source, TokenCounter())
         solver = Solver(
@@ -54,16 +49,10 @@ def record(source: Path, target: Path) -> None:
             limits=Limits(),
             price=CATALOGUE["small-24b"],
         )
-        git_dir = repositories.run_dir("record", repo / ".git")
-        commit = repositories.resolve(git_dir, _head(repo))
+        git_dir = repositories.run_dir("record", bare.path(REPOSITORY))
         title, body = issue()
         task = solver.task(git_dir, repository=REPOSITORY, number=1, title=title, body=body, commit=commit)
         attempt = solver.solve(git_dir, task, _Unwritten(), threading.Event())
         if attempt.result.exit_status is not ExitStatus.SUBMITTED:
             raise ScriptMismatch(f"the scripted agent ended as {attempt.result.exit_status}: {attempt.result.reason}")
         recorder.save(target)
-
-
-def _head(repo: Path) -> str:
-    done = subprocess.run(["git", "-C", str(repo), "rev-parse", "HEAD"], check=True, capture_output=True, text=True)
-    return done.stdout.strip()

@@ -112,7 +112,7 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
         servers = stack.enter_context(embedded_servers(root / "servers", durable=False))
         double.create_repository(REPOSITORY, project_files())
         port = free_port()
-        double.set_receiver(f"http://127.0.0.1:{port}/webhooks/github")
+        double.receiver_url = f"http://127.0.0.1:{port}/webhooks/github"
         env = _environment(root, double, spec, settings, servers)
         progress.stage("API, workers and beat")
         supervisor = Supervisor(children(port, logs=root / "logs"), env=env, cwd=root, grace=10)

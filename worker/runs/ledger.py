@@ -73,6 +73,7 @@ def record_step(session: Session, lease: Lease, step: types.Step) -> None:
             lease_token=lease.token,
             index=step.index,
             thought=clean(step.thought),
+            note=clean(step.note),
             actions=[
                 {
                     "id": clean(action.call.id),

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from agent.loop import Agent, AgentResult
+from agent import prompts
+from agent.loop import Agent
 from agent.protocols import Journal, Model, Sandbox, SandboxLimits, SandboxSpec
-from agent.types import Limits, Patch, Price, Sampling, Task
+from agent.types import AgentResult, Limits, Patch, Price, Sampling, Task
 from worker.stages import config
 from worker.stages.ports import Repositories
 
@@ -19,6 +20,7 @@ class Attempt:
 
     result: AgentResult
     patch: Patch
+    prompt_hash: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,4 +75,8 @@ class Solver:
         finally:
             session.close()
         tree = result.final_tree or task.base_commit
-        return Attempt(result=result, patch=self.repositories.patch(git_dir, task.base_commit, tree))
+        return Attempt(
+            result=result,
+            patch=self.repositories.patch(git_dir, task.base_commit, tree),
+            prompt_hash=prompts.prompt_hash(agent.specs),
+        )

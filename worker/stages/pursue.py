@@ -145,7 +145,7 @@ class Pursue:
                 exit_status=result.exit_status,
                 reason=ledger.clean(result.reason),
                 summary=ledger.clean(result.summary),
-                prompt_hash=result.prompt_hash,
+                prompt_hash=attempt.prompt_hash,
                 not_before=None,
                 publish_after=func.now() + timedelta(seconds=5),
             )

@@ -168,6 +168,7 @@ class Step(Base):
     lease_token: Mapped[int]
     index: Mapped[int]
     thought: Mapped[str]
+    note: Mapped[str] = mapped_column(server_default="")
     actions: Mapped[list[dict[str, Any]]]
     tree: Mapped[str | None]
     prompt_tokens: Mapped[int]
