@@ -58,6 +58,7 @@ class ExecStatus(StrEnum):
     PIDS = "pids"
     OUTPUT_LIMIT = "output_limit"
     DISK = "disk"
+    CANCELLED = "cancelled"
 
 
 class Captured(Frozen):

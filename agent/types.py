@@ -125,7 +125,10 @@ class Action(Frozen):
 
 
 class Step(Frozen):
-    """One turn: the model's answer, what was executed for it, and the workspace's tree id when it changed."""
+    """One turn: the model's answer, what was executed for it, and the workspace's tree id when it changed.
+
+    `note` is what the model was told beside the results of its calls (a nudge, or what was wrong with its answer).
+    """
 
     index: int = Field(ge=0)
     thought: str
@@ -134,6 +137,7 @@ class Step(Frozen):
     usd: float
     model_seconds: float
     tree: str | None = None
+    note: str = ""
 
 
 class ExitStatus(StrEnum):
@@ -144,6 +148,24 @@ class ExitStatus(StrEnum):
     FORMAT_ERRORS = "format_errors"
     CANCELLED = "cancelled"
     ERROR = "error"
+
+
+class AgentResult(Frozen):
+    """How a trajectory ended and what it cost. `final_tree` is the last tree that is known, whatever the end."""
+
+    exit_status: ExitStatus
+    reason: str
+    summary: str = Field(default="", description="the model's closing words, where it submitted")
+    steps: int = Field(ge=0)
+    usage: Usage
+    usd: float
+    seconds: float = Field(ge=0)
+    base_tree: str | None = Field(default=None, description="the workspace's tree before the first step")
+    final_tree: str | None = None
+
+    @property
+    def changed(self) -> bool:
+        return self.final_tree != self.base_tree
 
 
 class FileChange(Frozen):
@@ -219,3 +241,4 @@ class Task(Frozen):
     base_commit: str
     test_command: str | None = None
     instructions: str | None = None
+    files: tuple[str, ...] = Field(default=(), description="paths at the base commit; the prompt shows a short map")

@@ -7,6 +7,7 @@ Adapters raise `worker.errors` only: `ForgeUnavailable`/`ForgeRefused`, `Reposit
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -123,7 +124,10 @@ class Repositories(Protocol):
     def apply(self, git_dir: Path, base_commit: str, diff: str) -> str:
         """The tree that `diff` makes of `base_commit`. BadPatch when it does not apply."""
 
-    def commit(self, git_dir: Path, *, tree: str, parent: str, message: str, author: str, email: str) -> str: ...
+    def commit(
+        self, git_dir: Path, *, tree: str, parent: str, message: str, author: str, email: str, date: datetime
+    ) -> str:
+        """A commit object; the same arguments give the same id."""
 
     def remote_branch(self, url: str, branch: str, token: SecretStr | None) -> str | None:
         """The commit a remote branch is at, or None."""

@@ -80,6 +80,11 @@ class BareRepositories:
         found = _git(self.path(full_name), "rev-parse", "--quiet", "--verify", f"refs/heads/{branch}", check=False)
         return None if found is None else found.decode().strip()
 
+    def tree(self, full_name: str, branch: str) -> str | None:
+        """The tree id of a branch's newest commit."""
+        found = _git(self.path(full_name), "rev-parse", "--quiet", "--verify", f"{branch}^{{tree}}", check=False)
+        return None if found is None else found.decode().strip()
+
     def branches(self, full_name: str) -> dict[str, str]:
         listed = _git(self.path(full_name), "for-each-ref", "--format=%(refname:lstrip=2) %(objectname)", "refs/heads")
         pairs = (line.rpartition(" ") for line in (listed or b"").decode().splitlines())

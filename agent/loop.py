@@ -1,0 +1,147 @@
+"""The loop: complete, book the spend, understand, execute, observe; until the model submits or a limit ends it."""
+
+from __future__ import annotations
+
+from contextlib import closing, suppress
+from threading import Event
+
+from agent import prompts
+from agent.actions import Ready, Refused, Turn, refuse, run, understand, unusable
+from agent.errors import AgentEnd, Cancelled, FormatErrors, Submitted
+from agent.meter import Meter
+from agent.protocols import Conversation, Journal, Model, Session
+from agent.tools import default_tools
+from agent.tools.base import spec
+from agent.tools.text import clean
+from agent.types import AgentResult, Completion, Limits, Price, Sampling, Task, UserMessage
+from agent.workspace import Workspace
+
+MAX_UNUSABLE = 3  # answers in a row
+
+
+class Agent:
+    """One trajectory: one model, one workspace, one task. `run()` once.
+
+    Every AgentEnd becomes a result. Errors of the ports (a model that is down, a dead sandbox, a lost lease) pass
+    through `run()` after the conversation is closed; `result` then still says what was reached.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        session: Session,
+        journal: Journal,
+        task: Task,
+        *,
+        limits: Limits,
+        price: Price,
+        sampling: Sampling,
+        cancel: Event,
+    ) -> None:
+        self._model = model
+        self._journal = journal
+        self._sampling = sampling
+        self._cancel = cancel
+        self._meter = Meter(limits, price)
+        self._workspace = Workspace(session, limits.command_seconds, self._meter.deadline, cancel)
+        self._tools = default_tools(limits)
+        self._nudged = False
+        self._unusable = 0
+        self.specs = tuple(map(spec, self._tools))
+        self.system = prompts.system()
+        self.prompt = prompts.task(task, limits)
+        self.result: AgentResult | None = None
+
+    def run(self) -> AgentResult:
+        end = AgentEnd("interrupted")
+        try:
+            with closing(self._model.open(self.system, self.specs)) as conversation:
+                self._workspace.open()
+                conversation.add([UserMessage(content=self.prompt)])
+                while True:
+                    self._step(conversation)
+        except AgentEnd as reached:
+            end = reached
+        except Exception as error:
+            end = AgentEnd(f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.result = self._conclude(end)
+        return self.result
+
+    def _step(self, conversation: Conversation) -> None:
+        sampling = self._meter.next_call(conversation.tokens, self._sampling)
+        self._gate()
+        completion = conversation.complete(sampling, deadline=self._meter.deadline, cancel=self._cancel)
+        usd = self._meter.add(completion.usage)
+        # Booked before it is understood: an unusable answer is billed all the same.
+        self._journal.spend(self._meter.calls - 1, completion.usage, usd, completion.seconds)
+        turn = self._react(completion)
+        self._journal.step(turn.step(self._meter.calls - 1, completion, usd, self._workspace.save()))
+        if messages := turn.messages():
+            conversation.add(messages)
+        if turn.end:
+            raise turn.end
+
+    def _gate(self) -> None:
+        """Nothing is started past this point once the run is cancelled, its lease is lost or its time is over."""
+        self._journal.checkpoint()
+        if self._cancel.is_set():
+            raise Cancelled
+        self._meter.check_time()
+
+    def _react(self, completion: Completion) -> Turn:
+        if completion.finish_reason == "abort":
+            return Turn(end=Cancelled() if self._cancel.is_set() else self._meter.time_is_over())
+        calls = understand(completion, self._tools)
+        problem = unusable(completion, calls)
+        self._unusable = self._unusable + 1 if problem else 0
+        end = FormatErrors(f"{self._unusable} in a row: {problem}") if self._unusable >= MAX_UNUSABLE else None
+        if calls:
+            return self._execute(calls, end)
+        return Turn(note=problem, end=end) if problem else self._submit(completion.message.content)
+
+    def _execute(self, calls: list[Ready | Refused], end: AgentEnd | None) -> Turn:
+        """Every call gets exactly one result, also those that an end keeps from being run."""
+        done = []
+        for call in calls:
+            end = end or self._interruption()
+            if isinstance(call, Refused):
+                done.append(refuse(call.call, call.problem))
+            elif end:
+                done.append(refuse(call.call, f"not run: {end.reason}"))
+            else:
+                self._workspace.unsaved |= call.tool.mutates
+                done.append(run(call, self._workspace))
+        return Turn(tuple(done), end=end)
+
+    def _interruption(self) -> AgentEnd | None:
+        try:
+            self._gate()
+        except AgentEnd as end:
+            return end
+        return None
+
+    def _submit(self, summary: str) -> Turn:
+        if self._workspace.unchanged and not self._nudged:
+            self._nudged = True
+            return Turn(note=prompts.nudge("nothing_changed"))
+        return Turn(end=Submitted(summary))
+
+    def _conclude(self, end: AgentEnd) -> AgentResult:
+        """The diff so far is kept at every end; what goes wrong here must not hide why it ended."""
+        with suppress(Exception):
+            self._workspace.save()
+        stale = "; the last changes could not be saved" if self._workspace.unsaved else ""
+        submitted = isinstance(end, Submitted)
+        return AgentResult(
+            exit_status=end.exit_status,
+            reason="the model said that it is done" if submitted else end.reason + stale,
+            summary=clean(end.reason) if submitted else "",
+            steps=self._meter.calls,
+            usage=self._meter.usage,
+            usd=self._meter.usd,
+            seconds=self._meter.seconds,
+            base_tree=self._workspace.base_tree,
+            final_tree=self._workspace.tree,
+        )

@@ -1,0 +1,60 @@
+"""What a trajectory has used, against what it may use: steps, tokens, money, time and the model's window."""
+
+from __future__ import annotations
+
+import time
+
+from agent.errors import LimitsExceeded
+from agent.types import Limits, Price, Sampling, Usage
+
+MIN_ANSWER = 256  # tokens that must be free in the window for a call to be worth making
+
+
+class Meter:
+    """Runs from its creation. A limit that is reached ends the trajectory before the next call, so at most one call
+    goes over it."""
+
+    def __init__(self, limits: Limits, price: Price) -> None:
+        self._limits = limits
+        self._price = price
+        self._started = time.monotonic()
+        self.deadline = self._started + limits.wall_seconds
+        self.calls = 0
+        self.usage = Usage()
+        self.usd = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
+
+    def add(self, usage: Usage) -> float:
+        """Count one call; returns what it cost in USD."""
+        cost = self._price.cost(usage)
+        self.calls += 1
+        self.usage += usage
+        self.usd += cost
+        return cost
+
+    def next_call(self, context: int, sampling: Sampling) -> Sampling:
+        """How the next call may sample with `context` tokens of history: its answer is shortened to what is free in
+        the window. Raises LimitsExceeded."""
+        limits = self._limits
+        for name, used, limit in (
+            ("steps", self.calls, limits.steps),
+            ("tokens", self.usage.prompt + self.usage.completion, limits.tokens),
+            ("USD", round(self.usd, 6), limits.usd),
+        ):
+            if used >= limit:
+                raise LimitsExceeded(f"{name}: {used} of {limit} used")
+        self.check_time()
+        room = limits.context_tokens - context
+        if room < min(sampling.max_tokens, MIN_ANSWER):
+            raise LimitsExceeded(f"context window: {context} of {limits.context_tokens} tokens used")
+        return sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
+
+    def check_time(self) -> None:
+        if time.monotonic() >= self.deadline:
+            raise self.time_is_over()
+
+    def time_is_over(self) -> LimitsExceeded:
+        return LimitsExceeded(f"wall time: {self.seconds:.1f} s of {self._limits.wall_seconds:g} s used")

@@ -1,0 +1,79 @@
+"""Loading of a tekken vocabulary for Devstral's wire format (mistral-common's tokenizer version 13 and later).
+
+Importing this module imports mistral-common (about a second): `agent.tokens` does it on first use. Nothing here
+reaches for the network; only local files are read.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import mistral_common
+from mistral_common.tokens.tokenizers.base import SpecialTokens, TokenizerVersion
+from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV13, InstructTokenizerV15
+from mistral_common.tokens.tokenizers.tekken import SpecialTokenInfo, Tekkenizer
+
+# The longest text handed to the regex in one go after it gave up: its backtracking stack ends at about a million
+# repetitions of one white-space character.
+_PIECE = 20_000
+
+
+class _Tekken(Tekkenizer):
+    """Tekkenizer whose `encode` answers for every text: a text that overflows the regex's stack goes in pieces."""
+
+    def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
+        try:
+            return super().encode(s, bos, eos)
+        except ValueError:
+            if len(s) <= _PIECE:
+                raise
+        pieces = (super(_Tekken, self).encode(s[i : i + _PIECE], False, False) for i in range(0, len(s), _PIECE))
+        ids = [token for piece in pieces for token in piece]
+        return [*([self.bos_id] if bos else []), *ids, *([self.eos_id] if eos else [])]
+
+
+def load(path: Path | None, bundled: str) -> InstructTokenizerV13:
+    """The tokenizer of `path`, or of mistral-common's `bundled` vocabulary when it is None.
+
+    Raises ValueError for a file that is no tekken vocabulary or is older than version 13 (older wire formats move the
+    tool list to the last user message, so a history would not be append-only), and OSError when it can't be read.
+    """
+    if path is None:
+        return InstructTokenizerV13(_bundled(bundled))
+    try:
+        tekken = _Tekken.from_file(path)
+        version = TokenizerVersion(tekken.version)
+    except (KeyError, TypeError, AssertionError, AttributeError) as error:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is not a file") from error
+        raise ValueError(f"{path} is not a tekken vocabulary ({type(error).__name__}: {error})") from error
+    if version == TokenizerVersion.v13:
+        return InstructTokenizerV13(tekken)
+    if version == TokenizerVersion.v15:
+        return InstructTokenizerV15(tekken)
+    raise ValueError(f"{path} is a tekken vocabulary of version {version.value}; Devstral 2 needs v13 or later")
+
+
+def _bundled(name: str) -> _Tekken:
+    """The bundled vocabulary with the special tokens of version 13 put into its reserved slots.
+
+    The file itself stops at version 3. Which slot each token takes is arbitrary here and the real one may differ; no
+    count depends on it.
+    """
+    data = json.loads((Path(mistral_common.__file__).parent / "data" / f"{name}.json").read_text(encoding="utf-8"))
+    known = list(Tekkenizer.DEPRECATED_SPECIAL_TOKENS)
+    newer = (SpecialTokens.args, SpecialTokens.call_id, SpecialTokens.begin_think, SpecialTokens.end_think)
+    known += [
+        SpecialTokenInfo(rank=len(known) + i, token_str=token.value, is_control=True) for i, token in enumerate(newer)
+    ]
+    config = data["config"]
+    return _Tekken(
+        vocab=data["vocab"],
+        special_tokens=known,
+        pattern=config["pattern"],
+        vocab_size=config["default_vocab_size"],
+        num_special_tokens=config["default_num_special_tokens"],
+        version=TokenizerVersion.v13,
+        name=name,
+    )

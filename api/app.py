@@ -1,0 +1,145 @@
+"""The HTTP edge: webhooks in, health and runs out. FastAPI stays in this file."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+from uuid import UUID
+
+from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from fastapi.responses import JSONResponse
+from sqlalchemy import text
+
+from api import views, webhooks
+from worker import logs, queue
+from worker.errors import Transient
+from worker.queue import Publisher
+from worker.settings import Settings
+from worker.store import queries
+from worker.store.models import DeliveryState
+from worker.store.session import Store, after_commit
+
+log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """Stores a verified delivery and wakes the queue after the commit; nothing else happens on the request path."""
+
+    def __init__(self, store: Store, send: Callable[[queue.Wake], None]) -> None:
+        self._store = store
+        self._send = send
+
+    def receive(self, received: webhooks.Received) -> bool:
+        """True when the delivery is new. A repeated one (same GUID) changes nothing."""
+        request = received.request
+        state = DeliveryState.IGNORED if request is None else DeliveryState.RECEIVED
+        with self._store.transaction() as session:
+            delivery_id = queries.insert_delivery(
+                session,
+                key=received.guid,
+                event=received.event,
+                action=received.action,
+                repository=None if request is None else request.repository,
+                issue_number=None if request is None else request.issue_number,
+                sender=None if request is None else request.sender,
+                body_sha256=received.body_sha256,
+                request=None if request is None else request.model_dump(mode="json"),
+                state=state,
+                reason=received.ignored_reason,
+            )
+            if delivery_id is not None and state is DeliveryState.RECEIVED:
+                after_commit(session, lambda: self._send(queue.intake(delivery_id)))
+        return delivery_id is not None
+
+
+async def capped_body(request: Request, limit: int) -> bytes:
+    """The raw body, refused with 413 before it is read where its length is told, else as soon as it exceeds."""
+    declared = request.headers.get("content-length")
+    if declared is not None and declared.isdigit() and int(declared) > limit:
+        raise HTTPException(413, f"the body is larger than {limit} bytes")
+    chunks, size = [], 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > limit:
+            raise HTTPException(413, f"the body is larger than {limit} bytes")
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def bearer(token: str | None) -> Callable[[str | None], None]:
+    """A dependency that admits `Authorization: Bearer <token>`; without a token set, the API is off."""
+
+    def check(authorization: Annotated[str | None, Header()] = None) -> None:
+        if not token:
+            raise HTTPException(404, "the API is off: DEVSTRAL_FIX_API_TOKEN is not set")
+        scheme, _, given = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), token.encode()):
+            raise HTTPException(401, "a bearer token is needed", headers={"WWW-Authenticate": "Bearer"})
+
+    return check
+
+
+def create_app() -> FastAPI:
+    """Uvicorn's factory: settings are read here, once."""
+    settings = Settings.load()
+    logs.configure(settings.log_level)
+    return build(settings)
+
+
+def build(settings: Settings) -> FastAPI:
+    """The application for given settings; connections are opened when it starts and closed when it stops."""
+    store = Store(settings.need("database_url"))
+    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+    token = settings.api_token.get_secret_value() if settings.api_token else None
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        publisher = Publisher(queue.make_app(settings.need("redis_url")))
+        app.state.receiver = Receiver(store, publisher.send)
+        yield
+        publisher.close()
+        store.close()
+
+    app = FastAPI(title="devstral-fix", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.exception_handler(Transient)
+    def unavailable(_: Request, error: Exception) -> Response:
+        log.error("unavailable", extra={"why": str(error)})
+        return JSONResponse({"detail": "temporarily unavailable"}, 503, headers={"Retry-After": "5"})
+
+    @app.post("/webhooks/github", status_code=202)
+    async def github(request: Request) -> dict[str, Any]:
+        if not secret:
+            raise HTTPException(404, "webhooks are off: DEVSTRAL_FIX_WEBHOOK_SECRET is not set")
+        body = await capped_body(request, settings.webhook_max_bytes)
+        parsed = await run_in_threadpool(
+            webhooks.parse, request.headers, body, secret=secret.encode(), trigger_label=settings.trigger_label
+        )
+        if isinstance(parsed, webhooks.Rejected):
+            raise HTTPException(parsed.status, parsed.message)
+        created = await run_in_threadpool(app.state.receiver.receive, parsed)
+        return {"delivery": parsed.guid, "new": created, "ignored": parsed.ignored_reason}
+
+    @app.get("/healthz")
+    def healthz() -> dict[str, str]:
+        return {"status": "alive"}
+
+    @app.get("/readyz")
+    def readyz() -> dict[str, str]:
+        with store.transaction() as session:
+            session.execute(text("SELECT 1 FROM runs LIMIT 1"))
+        return {"status": "ready"}
+
+    @app.get("/api/v1/runs/{run_id}", dependencies=[Depends(bearer(token))])
+    def run(run_id: UUID) -> dict[str, Any]:
+        with store.transaction() as session:
+            found = views.run(session, run_id)
+        if found is None:
+            raise HTTPException(404, "there is no such run")
+        return found
+
+    return app

@@ -1,0 +1,61 @@
+"""What the REST API shows of a run, as JSON-ready values."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy.orm import Session
+
+from worker.store import queries
+
+
+def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
+    """One run with its usage, evidence and pull request; None when there is none of that id."""
+    row = queries.run(session, run_id)
+    if row is None:
+        return None
+    pull_request = queries.pull_request(session, row.repository, row.branch)
+    evidence = queries.evidence(session, run_id)
+    patch = queries.patch(session, run_id)
+    return {
+        "run_id": str(row.id),
+        "kind": row.kind.value,
+        "state": row.state.value,
+        "outcome": row.outcome.value if row.outcome else None,
+        "exit_status": row.exit_status.value if row.exit_status else None,
+        "reason": row.reason,
+        "held_reason": row.held_reason,
+        "repository": row.repository,
+        "issue_number": row.issue_number,
+        "requested_by": row.requested_by,
+        "base_branch": row.base_branch,
+        "base_commit": row.base_commit,
+        "branch": row.branch,
+        "profile": row.profile,
+        "model": row.model,
+        "tokenizer": row.tokenizer,
+        "isolation": row.isolation.value if row.isolation else None,
+        "attempt": row.attempt,
+        "steps": queries.step_count(session, run_id),
+        "calls": row.calls,
+        "usage": {"prompt": row.prompt_tokens, "cached": row.cached_tokens, "completion": row.completion_tokens},
+        "cost_usd": float(row.usd),
+        "summary": row.summary,
+        "files": None if patch is None else [change["path"] for change in patch.files],
+        "evidence": [
+            {
+                "stage": e.stage,
+                "command": e.command,
+                "outcome": e.outcome.value,
+                "returncode": e.returncode,
+                "seconds": e.seconds,
+            }
+            for e in evidence
+        ],
+        "pull_request_url": pull_request.url if pull_request and pull_request.run_id == row.id else None,
+        "queued_at": row.queued_at.isoformat(),
+        "started_at": row.started_at.isoformat() if row.started_at else None,
+        "concluded_at": row.concluded_at.isoformat() if row.concluded_at else None,
+        "finished_at": row.finished_at.isoformat() if row.finished_at else None,
+    }

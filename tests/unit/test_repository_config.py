@@ -1,0 +1,42 @@
+"""`.devstral-fix.yml`: what is accepted, and what is told when it is not."""
+
+from __future__ import annotations
+
+import pytest
+
+from worker.stages.config import ConfigError, RepositoryConfig, instructions, parse
+
+
+def test_no_file_and_an_empty_file_mean_defaults():
+    assert parse(None) == parse(b"") == parse(b"# nothing\n") == RepositoryConfig()
+
+
+def test_values_are_read():
+    config = parse(b"test: make check\ntest_timeout_seconds: 30\nallow_workflow_changes: true\n")
+    assert (config.test, config.test_timeout_seconds, config.allow_workflow_changes) == ("make check", 30, True)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (b"tests: make", "tests: Extra inputs"),
+        (b"test: [a, b]", "test: Input should be a valid string"),
+        (b"test_timeout_seconds: 0", "test_timeout_seconds"),
+        (b"test_timeout_seconds: 99999", "less than or equal to 7200"),
+        (b"- a\n- b\n", "keys and values"),
+        (b"test: 'open", "not valid YAML"),
+        (b"\xff\xfe", "not valid YAML"),
+        (b"!!python/object/apply:os.system ['true']", "not valid YAML"),
+        (b"[" * 5000, "not valid YAML"),
+    ],
+)
+def test_what_is_wrong_is_told(text, told):
+    with pytest.raises(ConfigError, match=r"`\.devstral-fix\.yml`") as caught:
+        parse(text)
+    assert told in str(caught.value)
+
+
+def test_the_first_instruction_file_counts():
+    files = {"CLAUDE.md": b"second", "AGENTS.md": b"first \xff"}
+    assert instructions(files.get) == "first \N{REPLACEMENT CHARACTER}"
+    assert instructions({}.get) is None

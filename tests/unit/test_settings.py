@@ -1,0 +1,62 @@
+"""Settings: built from the environment, and helpful when something is missing or wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from agent.types import Price
+from worker.errors import SettingsError
+from worker.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch, tmp_path):
+    import os
+
+    for name in list(os.environ):
+        if name.startswith("DEVSTRAL_FIX_"):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_missing_setting_names_its_variable_and_an_example():
+    with pytest.raises(SettingsError, match=r"DEVSTRAL_FIX_DATABASE_URL is not set. Example: .*postgresql\+psycopg://"):
+        Settings.load().need("database_url")
+
+
+def test_an_unusable_setting_names_its_variable(monkeypatch):
+    monkeypatch.setenv("DEVSTRAL_FIX_GPU_SLOTS", "many")
+    monkeypatch.setenv("DEVSTRAL_FIX_ISOLATION", "none")
+    with pytest.raises(SettingsError, match=r"DEVSTRAL_FIX_ISOLATION.*DEVSTRAL_FIX_GPU_SLOTS"):
+        Settings.load()
+
+
+def test_an_empty_secret_is_no_secret(monkeypatch):
+    monkeypatch.setenv("DEVSTRAL_FIX_WEBHOOK_SECRET", "")
+    assert Settings.load().webhook_secret is None
+
+
+def test_a_file_in_the_working_directory_is_read_and_the_environment_wins(tmp_path, monkeypatch):
+    (tmp_path / ".env").write_text("DEVSTRAL_FIX_TRIGGER_LABEL=from-file\nDEVSTRAL_FIX_PROFILE=from-file\n")
+    monkeypatch.setenv("DEVSTRAL_FIX_PROFILE", "from-environment")
+    settings = Settings.load()
+    assert (settings.trigger_label, settings.profile) == ("from-file", "from-environment")
+
+
+def test_secrets_are_not_printed(monkeypatch):
+    monkeypatch.setenv("DEVSTRAL_FIX_DATABASE_URL", "postgresql://u:hunter2@h/d")
+    settings = Settings.load()
+    assert "hunter2" not in repr(settings)
+    assert settings.need("database_url").endswith("hunter2@h/d")
+
+
+def test_prices_come_from_the_setting_else_from_the_profile(monkeypatch):
+    assert Settings.load(profile="large-123b").prices == Price(prompt=0.40, completion=2.00)
+    monkeypatch.setenv("DEVSTRAL_FIX_PRICE", '{"prompt": 1, "cached": 0.1, "completion": 5}')
+    assert Settings.load().prices == Price(prompt=1, cached=0.1, completion=5)
+
+
+def test_limits_are_settable_in_parts(monkeypatch):
+    monkeypatch.setenv("DEVSTRAL_FIX_LIMITS", '{"steps": 5}')
+    limits = Settings.load().limits
+    assert (limits.steps, limits.usd) == (5, 3.0)

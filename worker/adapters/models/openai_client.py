@@ -1,0 +1,255 @@
+"""One chat-completions call: sent on an event loop of its own, so that a cancel or a deadline ends it at once.
+
+A blocking socket read can't be interrupted from another thread; a task can. So each model has one thread with one
+event loop, shared by all its conversations, and a caller waits for its own call only. The service stays synchronous.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+import ssl
+import threading
+import time
+from concurrent.futures import CancelledError, Future
+from concurrent.futures import TimeoutError as NotYet
+from email.utils import parsedate_to_datetime
+from threading import Event
+from typing import Any
+
+import httpx2
+import openai
+from pydantic import SecretStr
+
+from agent.types import Frozen
+from worker.adapters.models.openai_answer import Answer, BrokenAnswer
+from worker.errors import ModelRejected, ModelUnavailable
+
+_RETRIED = frozenset({408, 409, 429})
+_REFUSALS = frozenset({400, 404, 405, 415, 422, 501})  # of a server that can't stream
+_TICK = 0.05  # seconds between looks at `cancel` while a call is in flight
+_SHOWN = 600  # characters of a server's message
+
+
+class CallPolicy(Frozen):
+    """Seconds, and how often a failed call is repeated."""
+
+    connect_seconds: float = 10.0
+    read_seconds: float = 300.0  # between two pieces of an answer; the first piece may wait in the server's queue
+    retries: int = 3
+    backoff_seconds: float = 0.5  # doubled each time, with jitter
+    longest_wait_seconds: float = 30.0  # also for a Retry-After
+
+
+class Aborted(Exception):
+    """`cancel` was set or the deadline passed; `answer` is what had arrived, None when nothing was sent."""
+
+    def __init__(self, answer: Answer | None) -> None:
+        super().__init__()
+        self.answer = answer
+
+
+class _Again(Exception):
+    """Worth another try after `wait` seconds, if any is left."""
+
+    def __init__(self, reason: str, wait: float | None = None) -> None:
+        super().__init__(reason)
+        self.wait = wait
+
+
+class ChatClient:
+    """Calls one server. Safe for threads; the connection pool and its thread start with the first call."""
+
+    def __init__(self, url: str, api_key: SecretStr | None, policy: CallPolicy) -> None:
+        self._url = url
+        self._key = api_key
+        self._policy = policy
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        self._client: openai.AsyncOpenAI | None = None
+        self._streams = True  # until the server refuses
+        self._closed = False
+
+    def complete(self, request: dict[str, Any], *, deadline: float, cancel: Event) -> Answer:
+        """Send `request` and return the whole answer.
+
+        Raises Aborted; ModelUnavailable when the server can't be reached, breaks off, or is busy or failing after
+        the retries; ModelRejected with the server's own words when it refuses the request.
+        """
+        answer: Answer | None = None
+        failures = 0
+        while not cancel.is_set() and time.monotonic() < deadline:
+            answer = Answer()
+            try:
+                self._attempt(request, answer, deadline=deadline, cancel=cancel)
+            except _Again as failure:
+                failures += 1
+                if failures > self._policy.retries:
+                    tries = f"{failures} tries" if failures > 1 else "1 try"
+                    raise ModelUnavailable(f"model server {self._url}: {failure} ({tries})") from failure.__cause__
+                cancel.wait(min(self._wait(failures, failure.wait), max(0.0, deadline - time.monotonic())))
+            else:
+                return answer
+        raise Aborted(answer)
+
+    def close(self) -> None:
+        """End the connections and the thread; calls in flight fail. More calls raise ModelUnavailable."""
+        with self._lock:
+            self._closed = True
+            loop, thread, client = self._loop, self._thread, self._client
+            self._loop = self._thread = self._client = None
+        if loop is None or thread is None or client is None:
+            return
+        asyncio.run_coroutine_threadsafe(_shut_down(client), loop).result(timeout=10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(timeout=10)
+        loop.close()
+
+    def _attempt(self, request: dict[str, Any], answer: Answer, *, deadline: float, cancel: Event) -> None:
+        loop, client = self._start()
+        streamed = self._streams
+        future = asyncio.run_coroutine_threadsafe(_send(client, request, answer, streamed=streamed), loop)
+        try:
+            _wait_for(future, deadline=deadline, cancel=cancel)
+        except Aborted:
+            raise Aborted(answer) from None
+        except CancelledError:
+            raise ModelUnavailable(f"model server {self._url}: the connection was closed on our side") from None
+        except BrokenAnswer as error:
+            if error.status is not None and 400 <= error.status < 500 and error.status not in _RETRIED:
+                raise ModelRejected(self._words(str(error))) from error
+            raise _Again(self._shorten(str(error))) from error
+        except openai.APIStatusError as error:
+            self._translate(error, streamed=streamed)
+        except (openai.APITimeoutError, httpx2.TimeoutException) as error:
+            cause = error.__cause__ or error
+            if isinstance(cause, httpx2.ConnectTimeout):
+                raise _Again(f"no connection within {self._policy.connect_seconds:g} s") from error
+            # The server may still be working on it: asking again would only add to its load.
+            reason = f"no answer within {self._policy.read_seconds:g} s"
+            raise ModelUnavailable(f"model server {self._url}: {reason}") from error
+        except (openai.APIConnectionError, httpx2.TransportError) as error:
+            raise _Again(f"no connection ({self._shorten(str(error.__cause__ or error))})") from error
+
+    def _start(self) -> tuple[asyncio.AbstractEventLoop, openai.AsyncOpenAI]:
+        with self._lock:
+            if self._closed:
+                raise ModelUnavailable(f"model server {self._url}: the connection was closed on our side")
+            if self._loop is None or self._client is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(target=self._loop.run_forever, name="model-server", daemon=True)
+                self._thread.start()
+                self._client = self._connect()
+            return self._loop, self._client
+
+    def _connect(self) -> openai.AsyncOpenAI:
+        policy = self._policy
+        timeout = httpx2.Timeout(policy.read_seconds, connect=policy.connect_seconds)
+        client = openai.AsyncOpenAI(
+            base_url=self._url,
+            api_key=self._key.get_secret_value() if self._key else "none",
+            timeout=timeout,
+            max_retries=0,  # the client's own sleep through a cancel
+            http_client=openai.DefaultAsyncHttpxClient(
+                # No proxy from the environment and no redirect: the code goes to the checked address or nowhere.
+                trust_env=False,
+                follow_redirects=False,
+                verify=ssl.create_default_context(),
+                timeout=timeout,
+                limits=httpx2.Limits(max_connections=None, max_keepalive_connections=64),
+            ),
+        )
+        # The client fills these from OPENAI_* in the environment; no server but OpenAI's own should be told.
+        client.organization = client.project = client.admin_api_key = None
+        return client
+
+    def _translate(self, error: openai.APIStatusError, *, streamed: bool) -> None:
+        status, words = error.status_code, _server_words(error)
+        if streamed and status in _REFUSALS and re.search(r"\bstream", words, re.IGNORECASE):
+            self._streams = False  # for every later call too
+            raise _Again(self._shorten(f"it refused to stream: {words}"), wait=0.0) from error
+        if status in _RETRIED or status >= 500:
+            raise _Again(f"HTTP {status}: {self._shorten(words)}", wait=_retry_after(error.response)) from error
+        if 300 <= status < 400:
+            words = f"a redirect to {error.response.headers.get('location')}, which is not followed"
+        raise ModelRejected(f"{self._words(words)} (HTTP {status})") from error
+
+    def _wait(self, failures: int, asked: float | None) -> float:
+        longest = self._policy.longest_wait_seconds
+        if asked is not None:
+            return min(asked, longest)
+        backoff = self._policy.backoff_seconds * float(2 ** (failures - 1))
+        return min(longest, backoff * random.uniform(0.5, 1.5))  # noqa: S311  # spreads callers, guards nothing
+
+    def _words(self, text: str) -> str:
+        return f"model server {self._url} refused the request: {self._shorten(text)}"
+
+    def _shorten(self, text: str) -> str:
+        """A server's words for a message: bounded, and without our key should it repeat it."""
+        if self._key and (key := self._key.get_secret_value()):
+            text = text.replace(key, "***")
+        return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+def _wait_for(future: Future[None], *, deadline: float, cancel: Event) -> None:
+    """The future's end; on `cancel` or past `deadline` its task is cancelled, which closes the connection."""
+    while True:
+        try:
+            return future.result(timeout=min(_TICK, max(0.0, deadline - time.monotonic())))
+        except NotYet:
+            if future.done():  # it ended just now
+                return future.result()
+            if cancel.is_set() or time.monotonic() >= deadline:
+                future.cancel()
+                raise Aborted(None) from None
+
+
+async def _send(client: openai.AsyncOpenAI, request: dict[str, Any], answer: Answer, *, streamed: bool) -> None:
+    extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
+    async with client.chat.completions.with_streaming_response.create(**request, **extra) as response:
+        if "text/event-stream" not in response.headers.get("content-type", ""):
+            answer.body(await response.read())
+            answer.done = True
+            return
+        # Lines end with a newline byte only: a line-splitting of text would also cut at U+2028 inside a string.
+        held = b""
+        async for piece in response.iter_bytes():
+            *lines, held = (held + piece).split(b"\n")
+            for line in lines:
+                answer.event(line)
+    answer.event(held)
+    if not answer.complete:
+        raise BrokenAnswer("the answer broke off")
+
+
+async def _shut_down(client: openai.AsyncOpenAI) -> None:
+    others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
+    for task in others:
+        task.cancel()
+    await asyncio.gather(*others, return_exceptions=True)
+    await client.close()
+
+
+def _server_words(error: openai.APIStatusError) -> str:
+    """The server's own message, wherever its dialect puts it."""
+    body = error.body
+    for key in ("message", "detail", "error"):
+        if isinstance(body, dict) and body.get(key):
+            return str(body[key])
+    return str(body or error.message)
+
+
+def _retry_after(response: httpx2.Response) -> float | None:
+    """Seconds, from a number or a date; None when there is no usable one."""
+    value = response.headers.get("retry-after", "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(value).timestamp() - time.time()
+        except ValueError:
+            return None
+    return None if math.isnan(seconds) else max(0.0, seconds)

@@ -1,0 +1,131 @@
+"""Our words to the chat-completions protocol and back: messages, tools, tool-call text, ids, finish reasons, usage."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+from agent.tokens import tool_call_id, wire_arguments, wire_content
+from agent.types import AssistantMessage, Message, ToolCall, ToolMessage, ToolSpec, Usage
+
+Finish = Literal["stop", "tool_calls", "length", "abort"]
+
+_MARK = "[TOOL_CALLS]"
+_NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*(?:\[CALL_ID\]\s*\w*\s*)?\[ARGS\]\s*")
+_SAFE_ID = re.compile(r"[A-Za-z0-9]{9}")
+
+
+def clean(text: str) -> str:
+    """`text` without lone surrogates, which JSON escapes can hold and UTF-8 can't."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def request_message(message: Message) -> dict[str, Any]:
+    """One message of a request. Fields that only some servers know (a tool message's name) are left out."""
+    if isinstance(message, ToolMessage):
+        return {"role": "tool", "tool_call_id": message.tool_call_id, "content": clean(message.content)}
+    if not isinstance(message, AssistantMessage):
+        return {"role": "user", "content": clean(message.content)}
+    data: dict[str, Any] = {"role": "assistant", "content": clean(wire_content(message))}
+    if message.tool_calls:
+        data["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": clean(call.name), "arguments": clean(wire_arguments(call.arguments))},
+            }
+            for call in message.tool_calls
+        ]
+    return data
+
+
+def request_tools(tools: Sequence[ToolSpec]) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "function",
+            "function": {"name": tool.name, "description": tool.description, "parameters": tool.parameters},
+        }
+        for tool in tools
+    ]
+
+
+def tool_calls_in_text(text: str) -> tuple[str, list[tuple[str, str]]] | None:
+    """The text before the first call, and (name, arguments) of each call a server left unparsed in its text.
+
+    Reads `[TOOL_CALLS]name[ARGS]{json}`, repeated, and the older `[TOOL_CALLS][{"name": …, "arguments": …}]`. None
+    when there is no call, or when anything after the first mark is something else: half a call is not a call.
+    """
+    before, mark, rest = text.partition(_MARK)
+    if not mark:
+        return None
+    decoder = json.JSONDecoder()
+    calls: list[tuple[str, str]] = []
+    at, end = 0, len(rest.rstrip())
+    try:
+        while True:
+            named = _NAME.match(rest, at)
+            start = named.end() if named else at + len(rest[at:]) - len(rest[at:].lstrip())
+            value, at = decoder.raw_decode(rest, start)
+            calls += [(named[1], rest[start:at])] if named else [_old_call(item) for item in _listed(value)]
+            if at >= end:
+                return before.strip(), calls
+            following = rest[at:].lstrip()
+            if not following.startswith(_MARK):
+                return None
+            at = len(rest) - len(following) + len(_MARK)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list) or not value:
+        raise ValueError("a tool call without a name")
+    return value
+
+
+def _old_call(item: Any) -> tuple[str, str]:
+    arguments = item["arguments"]
+    return str(item["name"]), arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+
+
+class CallIds:
+    """Ids of one conversation: a server's own where every server would take it back, else ours."""
+
+    def __init__(self) -> None:
+        self._used: set[str] = set()
+        self._next = 0
+
+    def number(self, calls: Iterable[tuple[str, str, str]]) -> tuple[ToolCall, ...]:
+        """(id, name, arguments) of one answer as calls whose ids are valid and new in this conversation."""
+        numbered = []
+        for given, name, arguments in calls:
+            own = given
+            while not _SAFE_ID.fullmatch(own) or own in self._used:
+                own, self._next = tool_call_id(self._next), self._next + 1
+            self._used.add(own)
+            numbered.append(ToolCall(id=own, name=name, arguments=arguments))
+        return tuple(numbered)
+
+
+def finish_reason(given: str | None, *, calls: bool) -> Finish:
+    """Ours for a server's; some end a message of tool calls with `stop`."""
+    if given in ("length", "model_length", "max_tokens"):
+        return "length"
+    if given == "abort":
+        return "abort"
+    return "tool_calls" if calls else "stop"
+
+
+def usage_of(data: Any) -> Usage | None:
+    """A server's usage; None when it has none that can be used. Cached tokens it doesn't name are 0."""
+    if not isinstance(data, dict):
+        return None
+    prompt, completion = data.get("prompt_tokens"), data.get("completion_tokens")
+    if not isinstance(prompt, int) or prompt <= 0 or not isinstance(completion, int | None):
+        return None
+    details = data.get("prompt_tokens_details")
+    cached = details.get("cached_tokens") if isinstance(details, dict) else None
+    cached = cached if isinstance(cached, int) else 0
+    return Usage(prompt=prompt, cached=min(max(cached, 0), prompt), completion=max(completion or 0, 0))

@@ -1,0 +1,149 @@
+"""Composition roots: one per process. Here, and nowhere else, ports meet adapters."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from celery import Celery
+
+from agent.protocols import Isolation, Model, Sandbox
+from agent.tokens import TokenCounter
+from worker import queue
+from worker.adapters.forge import GitHubForges
+from worker.adapters.models import open_model
+from worker.adapters.repos import GitRepositories
+from worker.adapters.sandbox import BwrapSandbox
+from worker.heartbeat import Heartbeat
+from worker.queue import Publisher
+from worker.settings import Settings
+from worker.stages.attempt import Solver
+from worker.stages.deliver import Deliver
+from worker.stages.intake import Intake
+from worker.stages.pursue import Pursue
+from worker.stages.verification import Verifier
+from worker.stages.verify import Verify
+from worker.store.session import Store
+from worker.sweep import Sweep
+
+Role = Literal["default", "cpu", "gpu"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a worker process of one role executes; `stopping` is set when it was asked to stop."""
+
+    app: Celery
+    use_cases: dict[str, Callable[..., None]]
+    queues: tuple[str, ...]
+    slots: int
+    stopping: threading.Event
+
+
+def make_model(settings: Settings) -> Model:
+    return open_model(
+        settings.need("model"),
+        counter=TokenCounter(settings.tekken_file),
+        allow_remote=settings.allow_remote_models,
+        api_key=settings.model_api_key,
+    )
+
+
+def make_sandbox(data_dir: Path, isolation: Isolation, repositories: GitRepositories) -> Sandbox:
+    return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories)
+
+
+def make_repositories(data_dir: Path, *, allow_file: bool = False) -> GitRepositories:
+    return GitRepositories(data_dir / "repositories", allow_file=allow_file)
+
+
+def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositories) -> Solver:
+    return Solver(
+        model=make_model(settings),
+        sandbox=sandbox,
+        repositories=repositories,
+        limits=settings.limits,
+        price=settings.prices,
+    )
+
+
+@contextmanager
+def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
+    """Build a worker process of one role, and take it apart at the end.
+
+    Credentials follow the role: only `default` opens the forge, only `gpu` opens a model, and neither `gpu` nor
+    `cpu` holds anything of GitHub's: they read the mirrors that `default` keeps.
+    """
+    with ExitStack() as stack:
+        store = Store(settings.need("database_url"))
+        stack.callback(store.close)
+        app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
+        publisher = Publisher(app)
+        stack.callback(publisher.close)
+        heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
+        stack.callback(heartbeat.close)
+        repositories = make_repositories(settings.data_dir)
+        stopping = threading.Event()
+        lease = settings.lease_seconds
+        send = publisher.send
+        use_cases: dict[str, Callable[..., None]]
+        if role == "default":
+            forges = GitHubForges(
+                api_url=settings.github_url,
+                app_id=settings.github_app_id,
+                private_key_file=settings.github_app_key_file,
+                token=settings.github_token,
+                git_base_url=settings.git_base_url,
+            )
+            use_cases = {
+                queue.INTAKE: Intake(
+                    store=store,
+                    forges=forges,
+                    repositories=repositories,
+                    send=send,
+                    profile=settings.profile,
+                    max_attempts=settings.max_attempts,
+                ),
+                queue.DELIVER: Deliver(
+                    store=store,
+                    heartbeat=heartbeat,
+                    forges=forges,
+                    repositories=repositories,
+                    lease_seconds=lease,
+                ),
+                queue.SWEEP: Sweep(store=store, send=send),
+            }
+            queues, slots = (queue.DEFAULT,), 4
+        else:
+            sandbox = make_sandbox(settings.data_dir, settings.isolation, repositories)
+            if role == "gpu":
+                use_cases = {
+                    queue.PURSUE: Pursue(
+                        store=store,
+                        heartbeat=heartbeat,
+                        solver=make_solver(settings, sandbox, repositories),
+                        repositories=repositories,
+                        send=send,
+                        profile=settings.profile,
+                        lease_seconds=lease,
+                        stopping=stopping,
+                    )
+                }
+                queues, slots = (queue.gpu_queue(settings.profile),), settings.gpu_slots
+            else:
+                use_cases = {
+                    queue.VERIFY: Verify(
+                        store=store,
+                        heartbeat=heartbeat,
+                        verifier=Verifier(sandbox=sandbox, repositories=repositories),
+                        repositories=repositories,
+                        send=send,
+                        lease_seconds=lease,
+                    )
+                }
+                queues, slots = (queue.CPU,), settings.cpu_slots
+        yield Runtime(app=app, use_cases=use_cases, queues=queues, slots=slots, stopping=stopping)

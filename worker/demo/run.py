@@ -1,0 +1,195 @@
+"""`devstral-fix demo`: the whole way of one issue with real servers, against a GitHub double, on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.protocols import Isolation
+from agent.tokens import TokenCounter
+from worker.adapters.models import open_model
+from worker.demo.checks import Check, run_checks
+from worker.demo.github_double import GitHubDouble
+from worker.demo.project import REPOSITORY, issue, project_files
+from worker.demo.record import record as record_script
+from worker.demo.watch import Progress, wait_for_end
+from worker.settings import PREFIX, Settings
+from worker.store import queries
+from worker.store.models import Run
+from worker.store.session import Store
+from worker.supervisor import Supervisor
+from worker.up import children, embedded_servers, free_port
+
+FIELDS = [
+    "run_id",
+    "state",
+    "outcome",
+    "pull_request_url",
+    "branch",
+    "tests_before",
+    "tests_after",
+    "steps",
+    "usage",
+    "cost_usd",
+    "seconds",
+    "model",
+    "isolation",
+]
+SCRIPT = Path(__file__).parent / "script.json"
+PATIENCE = {"scripted": 120.0, "openai": 3600.0}  # seconds until the demo gives up
+
+
+def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -> int:
+    """Run the demo; exit status 0 only when the run was delivered as fixed and every check holds."""
+    if record is not None:
+        record_script(SCRIPT, record)
+        click.echo(f"recorded {record}")
+        return 0
+    started = time.monotonic()
+    spec = model or f"scripted:{SCRIPT}"
+    settings = Settings.load()
+    label = open_model(
+        spec,
+        counter=TokenCounter(),
+        allow_remote=settings.allow_remote_models,
+        api_key=settings.model_api_key,
+    ).label
+    click.echo(f"isolation={Isolation.BASIC.value}; {label}")
+    root = Path(tempfile.mkdtemp(prefix="devstral-fix-demo-"))
+    root.chmod(0o711)  # as root the servers and the sandbox run as other users, who have to pass through
+    try:
+        result = _run(root, spec, settings, started)
+    finally:
+        if keep:
+            click.echo(f"kept: {root}")
+        else:
+            shutil.rmtree(root, ignore_errors=True)
+    if as_json:
+        click.echo(json.dumps({field: result.get(field) for field in FIELDS}))
+    return 0 if result["ok"] else 2
+
+
+def _environment(root: Path, double: GitHubDouble, spec: str, settings: Settings, servers: Any) -> dict[str, str]:
+    """The processes' settings: the demo's own, and nothing of the caller's but the model's key."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    own = {
+        "DATABASE_URL": servers.database_url,
+        "REDIS_URL": servers.redis_url,
+        "DATA_DIR": str(root / "data"),
+        "WEBHOOK_SECRET": double.webhook_secret,
+        "API_TOKEN": secrets.token_hex(16),
+        "GITHUB_URL": double.api_url,
+        "GIT_BASE_URL": double.git_base_url,
+        "GITHUB_APP_ID": str(double.app_id),
+        "GITHUB_APP_KEY_FILE": str(double.private_key_path),
+        "MODEL": spec,
+        "ISOLATION": Isolation.BASIC.value,
+        "ALLOW_REMOTE_MODELS": json.dumps(settings.allow_remote_models),
+    }
+    if settings.model_api_key is not None:
+        own["MODEL_API_KEY"] = settings.model_api_key.get_secret_value()
+    return {**kept, **{PREFIX + name: value for name, value in own.items()}}
+
+
+def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str, Any]:
+    logging.getLogger().setLevel(logging.ERROR)  # the processes log to files; this one shows its progress
+    with ExitStack() as stack:
+        progress = stack.enter_context(Progress())
+        progress.stage("Postgres, Redis and the GitHub double")
+        double = stack.enter_context(GitHubDouble(root / "github"))
+        servers = stack.enter_context(embedded_servers(root / "servers", durable=False))
+        double.create_repository(REPOSITORY, project_files())
+        port = free_port()
+        double.receiver_url = f"http://127.0.0.1:{port}/webhooks/github"
+        env = _environment(root, double, spec, settings, servers)
+        progress.stage("API, workers and beat")
+        supervisor = Supervisor(children(port, logs=root / "logs"), env=env, cwd=root, grace=10)
+        stack.enter_context(supervisor)
+        store = Store(servers.database_url, pool_size=2)
+        stack.callback(store.close)
+        progress.wait_for_api(port)
+        title, body = issue()
+        number = double.create_issue(REPOSITORY, title, body)
+        progress.stage(f"labelled {REPOSITORY}#{number}; the signed webhook is on its way")
+        double.add_label(REPOSITORY, number, settings.trigger_label)
+        run_id = wait_for_end(store, progress, number, timeout=PATIENCE.get(spec.partition(":")[0], 3600.0))
+        checks = list(run_checks(store, double, run_id)) if run_id is not None else []
+        result = _result(store, run_id, spec, checks)
+        result["seconds"] = round(time.monotonic() - started, 2)
+        if run_id is None or not result["ok"]:
+            _show_logs(root / "logs")
+    _show(store_result=result, echo=click.echo)
+    return result
+
+
+def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[str, Any]:
+    if run_id is None:
+        return {"ok": False, "run_id": None, "state": None, "reason": "no run was started", "model": spec}
+    with store.transaction() as session:
+        run = session.get_one(Run, run_id)
+        patch = queries.patch(session, run_id)
+        pull_request = queries.pull_request(session, run.repository, run.branch)
+        evidence = {e.stage: e.outcome.value for e in queries.evidence(session, run_id)}
+        steps = queries.step_count(session, run_id)
+    state, outcome = run.state.value, run.outcome.value if run.outcome else None
+    return {
+        "ok": state == "delivered" and outcome == "fixed" and bool(checks) and all(c.holds for c in checks),
+        "run_id": str(run.id),
+        "state": state,
+        "outcome": outcome,
+        "reason": run.reason,
+        "pull_request_url": pull_request.url if pull_request else None,
+        "branch": run.branch,
+        "tests_before": evidence.get("before_with_new_tests", evidence.get("before")),
+        "tests_after": evidence.get("after"),
+        "steps": steps,
+        "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
+        "cost_usd": float(run.usd),
+        "model": run.model,
+        "isolation": run.isolation.value if run.isolation else None,
+        "diff": patch.diff.decode("utf-8", "replace") if patch else "",
+        "checks": checks,
+    }
+
+
+def _show(*, store_result: dict[str, Any], echo: Callable[[str], None]) -> None:
+    r = store_result
+    if r["run_id"] is None:
+        echo(f"failed: {r['reason']}")
+        return
+    usage = r["usage"]
+    word = "would cost" if "no language model ran" in (r["model"] or "") else "cost"
+    echo("")
+    echo(r["diff"].rstrip())
+    echo("")
+    echo(f"pull request  {r['pull_request_url'] or '(none)'}  (on the GitHub double, which ends with the demo)")
+    echo(f"branch        {r['branch']}")
+    echo(f"tests         before: {r['tests_before']}   after: {r['tests_after']}   (run by the service)")
+    echo(f"steps         {r['steps']}")
+    echo(f"tokens        {usage['prompt']} in, {usage['cached']} of them cached, {usage['completion']} out")
+    echo(f"{word:<13} ${r['cost_usd']:.6f}")
+    for check in r["checks"]:
+        echo(f"{'checked' if check.holds else 'NOT TRUE':<13} {check.what}")
+    reason = f" ({r['reason']})" if r["reason"] else ""
+    echo(f"state         {r['state']}, outcome {r['outcome']}{reason}, {r['seconds']} s")
+
+
+def _show_logs(logs: Path) -> None:
+    """The last warnings and errors of each process, for whoever has to find out why."""
+    for file in sorted(logs.glob("*.log")):
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        telling = [line for line in lines if '"level": "info"' not in line][-8:]
+        for line in telling:
+            print(f"{file.stem}: {line[:1000]}", file=sys.stderr)

@@ -1,0 +1,126 @@
+"""`fix --repo`: one issue on a local git repository, without GitHub, queue or database."""
+
+from __future__ import annotations
+
+import subprocess
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent import evidence as rules
+from agent.evidence import Verdict
+from agent.hygiene import violations
+from agent.trajectory import JsonlJournal
+from agent.types import Evidence, Outcome, Patch
+from worker import compose
+from worker.errors import Permanent, RepositoryRefused
+from worker.settings import Settings
+from worker.stages import config
+from worker.stages.attempt import Attempt
+from worker.stages.verification import Verifier
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalFix:
+    """What came of it."""
+
+    attempt: Attempt
+    verdict: Verdict
+    evidence: tuple[Evidence, ...]
+
+    @property
+    def patch(self) -> Patch:
+        return self.attempt.patch
+
+
+def git_directory(repo: Path) -> Path:
+    """The directory that holds a repository's objects. Asked of git in a clean environment; nothing is written."""
+    done = subprocess.run(
+        ["git", "-C", str(repo), "rev-parse", "--path-format=absolute", "--git-common-dir"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    if done.returncode != 0:
+        raise RepositoryRefused(f"{repo} is not a git repository: {done.stderr.strip()[:300]}")
+    return Path(done.stdout.strip())
+
+
+def head_commit(repo: Path) -> str:
+    done = subprocess.run(
+        ["git", "-C", str(repo), "rev-parse", "--verify", "HEAD^{commit}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    if done.returncode != 0:
+        raise RepositoryRefused(f"{repo} has no commit yet")
+    return done.stdout.strip()
+
+
+def fix(
+    settings: Settings,
+    *,
+    repo: Path,
+    title: str,
+    body: str,
+    trajectory: Path | None,
+    note: Callable[[str], None],
+) -> LocalFix:
+    """Pursue the issue on the repository's HEAD in a sandbox and verify the patch; the repository stays untouched."""
+    commit, source = head_commit(repo), git_directory(repo)
+    cancel = threading.Event()
+    with tempfile.TemporaryDirectory(prefix="devstral-fix-") as scratch:
+        repositories = compose.make_repositories(Path(scratch), allow_file=True)
+        sandbox = compose.make_sandbox(Path(scratch), settings.isolation, repositories)
+        solver = compose.make_solver(settings, sandbox, repositories)
+        note(f"isolation={settings.isolation.value}; {solver.model.label}")
+        git_dir = repositories.run_dir("local", source)
+        task = solver.task(git_dir, repository=repo.name, number=None, title=title, body=body, commit=commit)
+        with JsonlJournal(trajectory or Path(scratch) / "trajectory.jsonl") as journal:
+            attempt = solver.solve(git_dir, task, journal, cancel)
+        note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
+        settings_of_repo = config.parse(repositories.read_file(git_dir, commit, config.PATH))
+        refused = violations(attempt.patch, allow_workflows=settings_of_repo.allow_workflow_changes)
+        if refused:
+            verdict = Verdict(outcome=Outcome.REFUSED, reason="; ".join(v.reason for v in refused[:10]))
+            return LocalFix(attempt=attempt, verdict=verdict, evidence=())
+        taken = Verifier(sandbox=sandbox, repositories=repositories).verify(
+            git_dir, attempt.patch, settings_of_repo, cancel=cancel, record=lambda _: None
+        )
+        verdict = rules.decide(patch_empty=attempt.patch.empty, exit_status=attempt.result.exit_status, evidence=taken)
+        return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken))
+
+
+def apply_to(repo: Path, patch: Patch) -> None:
+    """Change the files of the person's own work tree, on their explicit word."""
+    done = subprocess.run(
+        ["git", "-C", str(repo), "apply", "--binary", "--whitespace=nowarn", "-"],
+        input=patch.diff.encode("utf-8", "surrogateescape"),
+        capture_output=True,
+        check=False,
+        timeout=60,
+    )
+    if done.returncode != 0:
+        raise Permanent(f"the patch does not apply to the work tree: {done.stderr.decode(errors='replace')[:500]}")
+
+
+def summary(result: LocalFix) -> dict[str, Any]:
+    """The result as JSON-ready values."""
+    agent = result.attempt.result
+    return {
+        "outcome": result.verdict.outcome.value,
+        "reason": result.verdict.reason,
+        "exit_status": agent.exit_status.value,
+        "steps": agent.steps,
+        "usage": agent.usage.model_dump(),
+        "cost_usd": agent.usd,
+        "evidence": [piece.model_dump(mode="json", exclude={"output"}) for piece in result.evidence],
+        "files": [change.path for change in result.patch.files],
+        "patch": result.patch.diff.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
+    }

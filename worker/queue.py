@@ -1,0 +1,124 @@
+"""The Celery application, queue and task names, and how a message is sent. Imports no task code.
+
+A message is only a wake-up: Postgres holds the order and the truth, so a lost or doubled message harms nothing.
+Early ack, no prefetch, no countdowns, no results: Redis' visibility timeout would run long jobs twice.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from dataclasses import dataclass
+from uuid import UUID
+
+from celery import Celery
+
+log = logging.getLogger(__name__)
+
+DEFAULT, CPU = "default", "cpu"
+INTAKE = "devstral_fix.intake"
+PURSUE = "devstral_fix.pursue"
+VERIFY = "devstral_fix.verify"
+DELIVER = "devstral_fix.deliver"
+SWEEP = "devstral_fix.sweep"
+
+
+def gpu_queue(profile: str) -> str:
+    return f"gpu.{profile}"
+
+
+def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
+    """A Celery application; tasks are registered by the worker process alone (`worker.tasks.register`)."""
+    app = Celery("devstral_fix", broker=redis_url, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        accept_content=["json"],
+        task_ignore_result=True,
+        task_acks_late=False,
+        task_reject_on_worker_lost=True,
+        task_publish_retry=False,
+        worker_prefetch_multiplier=1,
+        worker_disable_prefetch=True,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_soft_shutdown_timeout=0,
+        worker_enable_remote_control=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options={
+            "visibility_timeout": 7200,
+            "socket_connect_timeout": 2,
+            "socket_timeout": 10,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+            "max_retries": 1,
+            "interval_start": 0,
+            "interval_step": 0.1,
+            "interval_max": 0.2,
+        },
+        task_default_queue=DEFAULT,
+        beat_schedule={
+            # A sweep that waited longer than its period is of no use: the next one does the same.
+            "sweep": {"task": SWEEP, "schedule": sweep_seconds, "options": {"queue": DEFAULT, "expires": sweep_seconds}}
+        },
+    )
+    return app
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wake:
+    """One message: which task, on which queue, with at most an id."""
+
+    task: str
+    queue: str
+    id: UUID | None = None
+
+
+def intake(delivery_id: UUID) -> Wake:
+    return Wake(task=INTAKE, queue=DEFAULT, id=delivery_id)
+
+
+def permit(profile: str) -> Wake:
+    """A permit to take the next run of a profile; it names none."""
+    return Wake(task=PURSUE, queue=gpu_queue(profile))
+
+
+def verify(run_id: UUID) -> Wake:
+    return Wake(task=VERIFY, queue=CPU, id=run_id)
+
+
+def deliver(run_id: UUID) -> Wake:
+    return Wake(task=DELIVER, queue=DEFAULT, id=run_id)
+
+
+class Publisher:
+    """Sends wake-ups from a thread of its own, so that nobody waits for Redis. What can't be sent is dropped with a
+    log line: the rows are there, and the sweep announces them again."""
+
+    def __init__(self, app: Celery, *, limit: int = 10_000) -> None:
+        self._app = app
+        self._queue: queue.Queue[Wake | None] = queue.Queue(maxsize=limit)
+        self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
+        self._thread.start()
+
+    def send(self, wake: Wake) -> None:
+        """Never blocks, never raises."""
+        try:
+            self._queue.put_nowait(wake)
+        except queue.Full:
+            log.warning("wake_dropped", extra={"task": wake.task, "why": "publisher's queue is full"})
+
+    def close(self, timeout: float = 5.0) -> None:
+        """Send what is waiting and stop."""
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        while (wake := self._queue.get()) is not None:
+            args = [] if wake.id is None else [str(wake.id)]
+            try:
+                self._app.send_task(wake.task, args=args, queue=wake.queue, retry=False)
+            except Exception as error:  # noqa: BLE001 - whatever kombu raises, the sweep repeats the message
+                log.warning("wake_not_sent", extra={"task": wake.task, "why": type(error).__name__})

@@ -1,0 +1,134 @@
+"""What a running trajectory writes: steps, spend, patch, evidence. Every write proves that the lease is still held.
+
+The spend and the run's totals move in one transaction, and a spend row exists once per (run, sample, token, call).
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from sqlalchemy import insert
+from sqlalchemy.orm import Session
+
+from agent import types
+from worker.runs.states import Lease, write
+from worker.store.models import Evidence, Patch, Run, Spend, Step
+
+MICRO = Decimal("0.000001")
+
+
+def usd(value: float) -> Decimal:
+    """USD to the ledger's resolution of a millionth."""
+    return Decimal(repr(value)).quantize(MICRO)
+
+
+def clean(text: str) -> str:
+    """Text that Postgres can hold: no NUL, no lone surrogates."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
+
+
+def book(
+    session: Session,
+    lease: Lease,
+    *,
+    call: int,
+    usage: types.Usage,
+    cost: float,
+    seconds: float,
+    profile: str,
+    model: str,
+) -> None:
+    """Book one model call. LeaseLost, and nothing booked, when the run is in other hands."""
+    amount = usd(cost)
+    write(
+        session,
+        lease,
+        calls=Run.calls + 1,
+        prompt_tokens=Run.prompt_tokens + usage.prompt,
+        cached_tokens=Run.cached_tokens + usage.cached,
+        completion_tokens=Run.completion_tokens + usage.completion,
+        usd=Run.usd + amount,
+    )
+    session.execute(
+        insert(Spend).values(
+            run_id=lease.run_id,
+            lease_token=lease.token,
+            call=call,
+            profile=profile,
+            model=clean(model),
+            prompt_tokens=usage.prompt,
+            cached_tokens=usage.cached,
+            completion_tokens=usage.completion,
+            usd=amount,
+            seconds=seconds,
+        )
+    )
+
+
+def record_step(session: Session, lease: Lease, step: types.Step) -> None:
+    write(session, lease, lease_owner=lease.owner)
+    session.execute(
+        insert(Step).values(
+            run_id=lease.run_id,
+            lease_token=lease.token,
+            index=step.index,
+            thought=clean(step.thought),
+            note=clean(step.note),
+            actions=[
+                {
+                    "id": clean(action.call.id),
+                    "name": clean(action.call.name),
+                    "arguments": clean(action.call.arguments),
+                    "observation": clean(action.observation),
+                    "ok": action.ok,
+                    "seconds": action.seconds,
+                }
+                for action in step.actions
+            ],
+            tree=step.tree,
+            prompt_tokens=step.usage.prompt,
+            cached_tokens=step.usage.cached,
+            completion_tokens=step.usage.completion,
+            usd=usd(step.usd),
+            model_seconds=step.model_seconds,
+        )
+    )
+
+
+def record_patch(session: Session, lease: Lease, patch: types.Patch) -> None:
+    write(session, lease, lease_owner=lease.owner)
+    session.execute(
+        insert(Patch).values(
+            run_id=lease.run_id,
+            base_commit=patch.base_commit,
+            tree=patch.tree,
+            diff=patch.diff.encode("utf-8", "surrogateescape"),
+            files=[change.model_dump(mode="json") for change in patch.files],
+        )
+    )
+
+
+def record_evidence(session: Session, lease: Lease, evidence: types.Evidence) -> None:
+    write(session, lease, lease_owner=lease.owner)
+    session.execute(
+        insert(Evidence).values(
+            run_id=lease.run_id,
+            lease_token=lease.token,
+            stage=evidence.stage,
+            tree=evidence.tree,
+            command=clean(evidence.command),
+            outcome=evidence.outcome,
+            returncode=evidence.returncode,
+            seconds=evidence.seconds,
+            output=clean(evidence.output),
+        )
+    )
+
+
+def stored_patch(row: Patch) -> types.Patch:
+    return types.Patch(
+        base_commit=row.base_commit,
+        tree=row.tree,
+        diff=row.diff.decode("utf-8", "surrogateescape"),
+        files=tuple(types.FileChange.model_validate(change) for change in row.files),
+    )

@@ -1,0 +1,133 @@
+"""What people may ask of runs: start one, cancel one. A session in, a state out; GitHub was asked before."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from agent.types import Frozen
+from worker.runs.ledger import clean
+from worker.runs.states import IllegalTransition, override
+from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
+
+
+class IssueRequest(Frozen):
+    """Someone asked for one issue to be fixed; the text is frozen as it was when they asked."""
+
+    repository: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$")
+    installation_id: int | None
+    issue_number: int = Field(gt=0)
+    title: str
+    body: str
+    issue_url: str
+    sender: str
+    sender_type: str
+    label: str
+
+
+def branch_name(issue_number: int) -> str:
+    """The branch that belongs to an issue, reused by retries and revisions."""
+    return f"devstral/issue-{issue_number}"
+
+
+def start(
+    session: Session,
+    request: IssueRequest,
+    *,
+    clone_url: str,
+    base_branch: str,
+    base_commit: str,
+    profile: str,
+    max_attempts: int,
+    repository_config: dict[str, Any],
+) -> tuple[UUID, bool]:
+    """Queue a fix of the issue, or find the live one: (run id, created). The database decides, so two racing
+    requests can't both create."""
+    values = {
+        "kind": RunKind.FIX,
+        "repository": request.repository,
+        "installation_id": request.installation_id,
+        "clone_url": clone_url,
+        "issue_number": request.issue_number,
+        "issue_title": clean(request.title),
+        "issue_body": clean(request.body),
+        "requested_by": clean(request.sender),
+        "base_branch": base_branch,
+        "base_commit": base_commit,
+        "branch": branch_name(request.issue_number),
+        "profile": profile,
+        "max_attempts": max_attempts,
+        "repository_config": repository_config,
+    }
+    created = session.scalar(insert(Run).values(**values).on_conflict_do_nothing().returning(Run.id))
+    if created is not None:
+        return created, True
+    live = session.scalar(
+        select(Run.id).where(
+            Run.repository == request.repository,
+            Run.issue_number == request.issue_number,
+            Run.state.in_(LIVE),
+        )
+    )
+    if live is None:  # it ended between the two statements; the caller's next attempt creates it
+        raise IllegalTransition(f"a run for {request.repository}#{request.issue_number} ended just now")
+    return live, False
+
+
+def cancel(session: Session, run_id: UUID, *, by: str) -> RunState:
+    """End a run: at once where no worker holds it, else at its next checkpoint. Returns the state it is in now."""
+    run = session.get(Run, run_id, with_for_update=True)
+    if run is None:
+        raise IllegalTransition(f"there is no run {run_id}")
+    if run.state is RunState.RUNNING:
+        session.execute(update(Run).where(Run.id == run_id).values(cancel_requested=clean(by)))
+    elif run.state in LIVE:
+        override(session, run_id, RunState.CANCELLED, reason=f"cancelled by {clean(by)}", cancel_requested=clean(by))
+        return RunState.CANCELLED
+    return run.state
+
+
+def claim_delivery(session: Session, delivery_id: UUID, *, seconds: float) -> Delivery | None:
+    """Take a received delivery for handling; None when it is done or in other hands."""
+    statement = (
+        update(Delivery)
+        .where(
+            Delivery.id == delivery_id,
+            Delivery.state == DeliveryState.RECEIVED,
+            func.coalesce(Delivery.claimed_until, func.now()) <= func.now(),
+        )
+        .values(claimed_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds), attempt=Delivery.attempt + 1)
+        .returning(Delivery)
+    )
+    return session.scalar(statement)
+
+
+def finish_delivery(
+    session: Session, delivery_id: UUID, state: DeliveryState, *, reason: str | None = None, run_id: UUID | None = None
+) -> None:
+    session.execute(
+        update(Delivery)
+        .where(Delivery.id == delivery_id, Delivery.state == DeliveryState.RECEIVED)
+        .values(
+            state=state,
+            reason=None if reason is None else clean(reason),
+            run_id=run_id,
+            handled_at=func.now(),
+            claimed_until=None,
+        )
+    )
+
+
+def postpone_delivery(session: Session, delivery_id: UUID, *, reason: str, seconds: float) -> None:
+    """Leave it received for another try; the sweep sends it again."""
+    later = func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds)
+    session.execute(
+        update(Delivery)
+        .where(Delivery.id == delivery_id, Delivery.state == DeliveryState.RECEIVED)
+        .values(reason=clean(reason), publish_after=later, claimed_until=later)
+    )

@@ -1,0 +1,97 @@
+"""Settings: one frozen model, built once per process from DEVSTRAL_FIX_* variables and `.env`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from agent.protocols import Isolation
+from agent.types import Limits, Price
+from worker.errors import SettingsError
+
+PREFIX = "DEVSTRAL_FIX_"
+
+# USD per million tokens by profile, as built into the model maker's own client (2025-12); no cached price is known,
+# so cached input costs the full price here and the figure is an upper bound.
+CATALOGUE = {"small-24b": Price(prompt=0.10, completion=0.30), "large-123b": Price(prompt=0.40, completion=2.00)}
+
+EXAMPLES = {
+    "DATABASE_URL": "postgresql+psycopg://user:password@127.0.0.1:5432/devstral_fix",
+    "REDIS_URL": "redis://:password@127.0.0.1:6379/0",
+    "MODEL": "openai:http://127.0.0.1:8000/v1#devstral-small-2",
+    "WEBHOOK_SECRET": "the secret you typed into the GitHub App's webhook form",
+    "API_TOKEN": "output of: openssl rand -hex 32",
+    "GITHUB_APP_ID": "123456",
+    "GITHUB_APP_KEY_FILE": "/run/secrets/app.pem",
+    "GITHUB_TOKEN": "github_pat_…",
+}
+
+
+class Settings(BaseSettings):
+    """Every field is the variable DEVSTRAL_FIX_<FIELD>. What a command needs and lacks is told by `need`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, env_file=".env", extra="ignore", frozen=True)
+
+    database_url: SecretStr | None = None
+    redis_url: SecretStr | None = None
+    data_dir: Path = Field(default=Path(".devstral-fix"), description="mirrors, workspaces, embedded servers")
+
+    webhook_secret: SecretStr | None = Field(default=None, description="unset or empty: the webhook endpoint is off")
+    webhook_max_bytes: int = Field(default=25 * 1024 * 1024, gt=0, description="GitHub sends no larger event")
+    api_token: SecretStr | None = Field(default=None, description="unset or empty: the REST API is off")
+    trigger_label: str = Field(default="devstral-fix", min_length=1)
+
+    github_url: str = "https://api.github.com"
+    git_base_url: str | None = Field(default=None, description="clone from here instead of the API's clone_url")
+    github_app_id: int | None = None
+    github_app_key_file: Path | None = None
+    github_token: SecretStr | None = None
+
+    profile: str = Field(default="small-24b", pattern=r"^[a-z0-9][a-z0-9.-]{0,40}$")
+    model: str | None = None
+    model_api_key: SecretStr | None = None
+    allow_remote_models: tuple[str, ...] = ()
+    tekken_file: Path | None = Field(default=None, description="the model's own tokenizer file")
+    price: Price | None = Field(default=None, description='JSON, USD per million: {"prompt": 0.1, "completion": 0.3}')
+    limits: Limits = Limits()
+    isolation: Isolation = Isolation.STRICT
+    gpu_slots: int = Field(default=8, gt=0, description="trajectories at once in one GPU worker")
+    cpu_slots: int = Field(default=2, gt=0, description="verifications at once in one CPU worker")
+
+    lease_seconds: float = Field(default=60.0, gt=0)
+    sweep_seconds: float = Field(default=10.0, gt=0)
+    max_attempts: int = Field(default=3, gt=0)
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_unset(cls, values: Any) -> Any:
+        # Compose files pass unset variables on as empty strings; an empty secret must never count as one.
+        return {k: v for k, v in values.items() if v != ""} if isinstance(values, dict) else values
+
+    @classmethod
+    def load(cls, **overrides: Any) -> Self:
+        """Read the environment once; SettingsError names each unusable variable."""
+        try:
+            return cls(**overrides)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" for e in error.errors()
+            )
+            raise SettingsError(f"unusable settings: {problems}") from error
+
+    def need(self, field: str) -> str:
+        """The value of a field a command can't do without, as plain text."""
+        value = getattr(self, field)
+        if value is None:
+            name = field.upper()
+            raise SettingsError(f"{PREFIX}{name} is not set. Example: {PREFIX}{name}={EXAMPLES.get(name, '…')}")
+        return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    @property
+    def prices(self) -> Price:
+        """What this profile's tokens cost: the setting, else the catalogue, else the small model's price."""
+        return self.price or CATALOGUE.get(self.profile, CATALOGUE["small-24b"])

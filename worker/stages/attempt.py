@@ -1,0 +1,82 @@
+"""One trajectory, wherever it is journalled: open the workspace, let the agent work, take the patch by git."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+
+from agent import prompts
+from agent.loop import Agent
+from agent.protocols import Journal, Model, Sandbox, SandboxLimits, SandboxSpec
+from agent.types import AgentResult, Limits, Patch, Price, Sampling, Task
+from worker.stages import config
+from worker.stages.ports import Repositories
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """How the agent ended, and what it changed. `patch` is there at every kind of end, empty when nothing changed."""
+
+    result: AgentResult
+    patch: Patch
+    prompt_hash: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Solver:
+    """What one trajectory needs besides its task. One per process; each `solve` has a sandbox of its own."""
+
+    model: Model
+    sandbox: Sandbox
+    repositories: Repositories
+    limits: Limits
+    price: Price
+    sampling: Sampling = field(default_factory=Sampling)
+    sandbox_limits: SandboxLimits = field(default_factory=SandboxLimits)
+
+    def task(self, git_dir: Path, *, repository: str, number: int | None, title: str, body: str, commit: str) -> Task:
+        """The agent's task for an issue: its text, and what the base commit says about instructions and tests."""
+
+        def read(path: str) -> bytes | None:
+            return self.repositories.read_file(git_dir, commit, path)
+
+        try:
+            test_command = config.parse(read(config.PATH)).test
+        except config.ConfigError:
+            test_command = None  # reported on the issue at intake; the agent can still work
+        return Task(
+            repository=repository,
+            issue_number=number,
+            title=title,
+            body=body,
+            base_commit=commit,
+            test_command=test_command,
+            instructions=config.instructions(read),
+            files=self.repositories.list_files(git_dir, commit),
+        )
+
+    def solve(self, git_dir: Path, task: Task, journal: Journal, cancel: Event) -> Attempt:
+        """Run the agent on `task`. Service errors and a lost lease propagate; every agent's end comes back."""
+        spec = SandboxSpec(git_dir=git_dir, tree=task.base_commit, limits=self.sandbox_limits)
+        session = self.sandbox.open(spec)
+        try:
+            agent = Agent(
+                model=self.model,
+                session=session,
+                journal=journal,
+                task=task,
+                limits=self.limits,
+                price=self.price,
+                sampling=self.sampling,
+                cancel=cancel,
+            )
+            result = agent.run()
+        finally:
+            session.close()
+        tree = result.final_tree or task.base_commit
+        return Attempt(
+            result=result,
+            patch=self.repositories.patch(git_dir, task.base_commit, tree),
+            prompt_hash=prompts.prompt_hash(agent.specs),
+        )

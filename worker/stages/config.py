@@ -1,0 +1,52 @@
+"""`.devstral-fix.yml` of a repository's base branch: what its owners say about tests and limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import yaml
+from pydantic import Field, ValidationError
+
+from agent.types import Frozen
+
+PATH = ".devstral-fix.yml"
+INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", ".github/copilot-instructions.md", "VIBE.md")
+
+
+class RepositoryConfig(Frozen):
+    """Every key is optional; an unknown key is an error that is reported on the issue."""
+
+    test: str | None = Field(default=None, max_length=4000, description="shell command, run at the repository's root")
+    test_timeout_seconds: float = Field(default=600, gt=0, le=7200)
+    allow_workflow_changes: bool = False
+
+
+class ConfigError(ValueError):
+    """The file is there and unusable; the message is fit for the issue."""
+
+
+def parse(text: bytes | None) -> RepositoryConfig:
+    """The settings of a file's content; None (no file) means all defaults."""
+    if text is None:
+        return RepositoryConfig()
+    try:
+        data = yaml.safe_load(text.decode("utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+        raise ConfigError(f"`{PATH}` is not valid YAML: {str(error)[:300]}") from error
+    if data is None:
+        return RepositoryConfig()
+    if not isinstance(data, dict):
+        raise ConfigError(f"`{PATH}` must hold keys and values at its top level")
+    try:
+        return RepositoryConfig.model_validate(data)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
+        raise ConfigError(f"`{PATH}` has errors: {problems}") from error
+
+
+def instructions(read: Callable[[str], bytes | None]) -> str | None:
+    """The first of the usual instruction files that exists at the base, as text."""
+    for path in INSTRUCTION_FILES:
+        if (content := read(path)) is not None:
+            return content.decode("utf-8", "replace")
+    return None

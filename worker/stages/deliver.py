@@ -1,0 +1,226 @@
+"""From an outcome to what people see: the branch, the pull request, the status comment. Runs on the `default` worker.
+
+Every outside effect is looked up before it is made, so a run whose worker died half-way is delivered once.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+from agent.evidence import Verdict
+from agent.types import Evidence, Outcome, Patch, Usage
+from worker import logs
+from worker.errors import ForgeUnavailable, LeaseLost, Permanent, RepositoryRefused, Transient
+from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.runs import ledger, states
+from worker.runs.states import Lease
+from worker.stages import texts
+from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
+from worker.stages.status import set_status
+from worker.store import queries
+from worker.store.models import Run, RunState
+from worker.store.session import Store
+
+log = logging.getLogger(__name__)
+
+PATIENCE_SECONDS = 24 * 3600.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
+AUTHOR, EMAIL = "devstral-fix", "devstral-fix@users.noreply.github.com"
+WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """A run as it stands in the store, read once."""
+
+    run: Run
+    patch: Patch | None
+    evidence: tuple[Evidence, ...]
+    known_head: str | None
+
+    @property
+    def footer(self) -> str:
+        run = self.run
+        usage = Usage(prompt=run.prompt_tokens, cached=run.cached_tokens, completion=run.completion_tokens)
+        return texts.accounting(
+            usage,
+            run.usd,
+            calls=run.calls,
+            model=run.model or "none",
+            tokenizer=run.tokenizer or "",
+            isolation=run.isolation.value if run.isolation else "none",
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Deliver:
+    """The task body of `deliver`. A run that failed or was cancelled only has its status comment set."""
+
+    store: Store
+    heartbeat: Heartbeat
+    forges: Forges
+    repositories: Repositories
+    lease_seconds: float
+
+    def __call__(self, run_id: UUID) -> None:
+        with logs.bound(run_id=run_id):
+            with self.store.transaction() as session:
+                lease = states.claim_stage(session, run_id, "deliver", owner=owner_name(), seconds=self.lease_seconds)
+                run = queries.run(session, run_id)
+            if lease is None:
+                if run is not None and run.state in (RunState.FAILED, RunState.CANCELLED):
+                    self._tell_end(run)
+                return
+            with self.heartbeat.hold(lease) as holding:
+                try:
+                    self._deliver(lease, holding)
+                except LeaseLost as lost:
+                    log.warning("lease_lost", extra={"why": str(lost)})
+                except Transient as error:
+                    self._again_or_fail(lease, error)
+                except Permanent as error:
+                    self._fail(lease, str(error))
+                except Exception as error:
+                    log.exception("deliver_crashed")
+                    self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+
+    def _read(self, run_id: UUID) -> Result:
+        with self.store.transaction() as session:
+            run = session.get_one(Run, run_id)
+            row = queries.patch(session, run_id)
+            rows = queries.evidence(session, run_id)
+            known = queries.pull_request(session, run.repository, run.branch)
+        pieces = [
+            Evidence.model_validate(
+                {name: getattr(e, name) for name in Evidence.model_fields},
+            )
+            for e in rows
+        ]
+        return Result(
+            run=run,
+            patch=None if row is None else ledger.stored_patch(row),
+            evidence=tuple(pieces),
+            known_head=None if known is None else known.head_commit,
+        )
+
+    def _deliver(self, lease: Lease, holding: Holding) -> None:
+        result = self._read(lease.run_id)
+        run = result.run
+        assert run.outcome is not None
+        forge = self.forges.open(run.repository, run.installation_id)
+        pull_request, head = None, None
+        if run.outcome in WITH_PULL_REQUEST and result.patch is not None and not result.patch.empty:
+            git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
+            head = self._push(forge, git_dir, result, result.patch)
+            holding.check()
+            pull_request = self._pull_request(forge, result, result.patch, run.outcome)
+            holding.check()
+        details = [result.run.reason or "", result.footer]
+        url = None if pull_request is None else pull_request.url
+        body = texts.status(run.issue_number, run.id, texts.headline(run.outcome, url), details)
+        comment = set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
+        with self.store.transaction() as session:
+            states.advance(session, lease, RunState.DELIVERED, status_comment_id=comment.id)
+            if pull_request is not None and head is not None:
+                queries.upsert_pull_request(
+                    session,
+                    run_id=run.id,
+                    repository=run.repository,
+                    issue_number=run.issue_number,
+                    branch=run.branch,
+                    number=pull_request.number,
+                    url=pull_request.url,
+                    state=pull_request.state,
+                    draft=pull_request.draft,
+                    head_commit=head,
+                )
+        self.repositories.drop_run_dir(str(run.id))
+        log.info("run_delivered", extra={"outcome": run.outcome.value, "pull_request": url})
+
+    def _push(self, forge: Forge, git_dir: Path, result: Result, patch: Patch) -> str:
+        """The commit on the run's branch; pushed unless it is there already. People's commits are never replaced."""
+        run = result.run
+        tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff)
+        message = texts.commit_message(issue_title=run.issue_title, issue_number=run.issue_number, run_id=run.id)
+        # Dated by the run, not by the clock, so that a second try makes the very same commit.
+        commit = self.repositories.commit(
+            git_dir,
+            tree=tree,
+            parent=patch.base_commit,
+            message=message,
+            author=AUTHOR,
+            email=EMAIL,
+            date=run.concluded_at or run.queued_at,
+        )
+        token = forge.git_token("write")
+        url = forge.repository().clone_url
+        there = self.repositories.remote_branch(url, run.branch, token)
+        if there == commit:
+            return commit
+        if there is not None and there != result.known_head:
+            raise RepositoryRefused(
+                f"the branch {run.branch} holds commits that are not from this service; delete it and ask again"
+            )
+        self.repositories.push(git_dir, url=url, commit=commit, branch=run.branch, expected=there, token=token)
+        return commit
+
+    def _pull_request(self, forge: Forge, result: Result, patch: Patch, outcome: Outcome) -> PullRequestRef:
+        run = result.run
+        title = texts.pull_request_title(run.issue_title, run.issue_number)
+        body = texts.pull_request_body(
+            run_id=run.id,
+            issue_number=run.issue_number,
+            requested_by=run.requested_by,
+            summary=run.summary or "",
+            verdict=Verdict(outcome=outcome, reason=run.reason or ""),
+            evidence=result.evidence,
+            patch=patch,
+            footer=result.footer,
+        )
+        found = forge.find_pull_request(run.branch)
+        if found is not None and found.state == "open":
+            return forge.edit_pull_request(found.number, title=title, body=body)
+        return forge.open_pull_request(title=title, body=body, head=run.branch, base=run.base_branch, draft=True)
+
+    def _tell_end(self, run: Run) -> None:
+        """A failed or cancelled run says so in the status comment; trying twice shows the same text."""
+        body = texts.status(
+            run.issue_number,
+            run.id,
+            f"{run.state.value}: {texts.inline(run.reason or '')}",
+            [self._read(run.id).footer],
+        )
+        try:
+            forge = self.forges.open(run.repository, run.installation_id)
+            set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
+        except (Transient, Permanent) as error:
+            log.warning("status_comment_failed", extra={"why": str(error)})
+
+    def _again_or_fail(self, lease: Lease, error: Transient) -> None:
+        """GitHub may be away for hours and a finished patch is worth the wait: no attempt is counted, each pause is
+        a quarter of the time waited so far, and only after a day it is given up."""
+        log.warning("deliver_postponed", extra={"why": str(error)})
+        asked = error.retry_after if isinstance(error, ForgeUnavailable) else None
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            waited = (datetime.now(UTC) - (run.concluded_at or run.queued_at)).total_seconds()
+            if waited < PATIENCE_SECONDS:
+                wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
+                states.hand_back_stage(session, lease, reason=ledger.clean(str(error)), wait=wait, counts=False)
+                return
+        self._fail(lease, f"given up: {error}")
+
+    def _fail(self, lease: Lease, reason: str) -> None:
+        log.error("run_failed", extra={"why": reason})
+        try:
+            with self.store.transaction() as session:
+                states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
+                run = session.get_one(Run, lease.run_id, populate_existing=True)
+        except LeaseLost:
+            log.warning("lease_lost")
+            return
+        self._tell_end(run)

@@ -1,0 +1,153 @@
+"""From a stored delivery to a queued run: is the sender entitled, is the issue still ours to touch, and freeze it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from worker import queue
+from worker.errors import ForgeUnavailable, Permanent, Transient
+from worker.runs import requests
+from worker.runs.requests import IssueRequest
+from worker.stages import config, texts
+from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
+from worker.stages.status import set_status
+from worker.store.models import Delivery, DeliveryState, Run
+from worker.store.session import Store, after_commit
+
+log = logging.getLogger(__name__)
+
+ENTITLED = frozenset({"admin", "maintain", "write"})
+CLAIM_SECONDS = 180.0
+MAX_ATTEMPTS = 5
+
+
+class Refused(Exception):
+    """This delivery becomes nothing. `tell`: the reason goes to the issue too, since its sender may mend it."""
+
+    def __init__(self, reason: str, *, tell: bool = False) -> None:
+        super().__init__(reason)
+        self.tell = tell
+
+
+def entitled(forge: Forge, request: IssueRequest) -> None:
+    """Only people who can write to the repository start runs. Any doubt refuses."""
+    if request.sender_type == "Bot":
+        raise Refused("bots never trigger")
+    permission = forge.permission(request.sender)
+    if permission not in ENTITLED:
+        raise Refused(f"{request.sender} has {permission} permission here; starting a run needs write")
+
+
+def touchable(repository: RepositoryInfo, issue: Issue) -> None:
+    """What may have changed since the event: state, lock, archive; and a pull request is no issue."""
+    if repository.archived or repository.disabled:
+        raise Refused("the repository is archived or disabled")
+    if issue.is_pull_request:
+        raise Refused("this is a pull request, not an issue")
+    if issue.state != "open":
+        raise Refused("the issue is closed")
+    if issue.locked:
+        raise Refused("the issue is locked")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Intake:
+    """The task body of `intake`. Runs on the `default` worker, the only one that holds GitHub's credentials."""
+
+    store: Store
+    forges: Forges
+    repositories: Repositories
+    send: Callable[[queue.Wake], None]
+    profile: str
+    max_attempts: int
+
+    def __call__(self, delivery_id: UUID) -> None:
+        with self.store.transaction() as session:
+            delivery = requests.claim_delivery(session, delivery_id, seconds=CLAIM_SECONDS)
+        if delivery is None:
+            return
+        if delivery.request is None:
+            self._finish(delivery, DeliveryState.IGNORED, "nothing was asked for")
+            return
+        request = IssueRequest.model_validate(delivery.request)
+        try:
+            self._start(delivery, request)
+        except Refused as refused:
+            self._finish(delivery, DeliveryState.IGNORED, str(refused))
+            if refused.tell:
+                self._tell(request, f"not started: {refused}")
+        except Transient as error:
+            self._again_or_fail(delivery, error)
+        except Permanent as error:
+            self._finish(delivery, DeliveryState.IGNORED, str(error))
+            self._tell(request, f"not started: {texts.inline(str(error))}")
+
+    def _start(self, delivery: Delivery, request: IssueRequest) -> None:
+        forge = self.forges.open(request.repository, request.installation_id)
+        repository = forge.repository()
+        entitled(forge, request)
+        touchable(repository, forge.issue(request.issue_number))
+        mirror = self.repositories.fetch(request.repository, repository.clone_url, forge.git_token("read"))
+        commit = self.repositories.resolve(mirror, repository.default_branch)
+        try:
+            settings = config.parse(self.repositories.read_file(mirror, commit, config.PATH))
+        except config.ConfigError as error:
+            raise Refused(str(error), tell=True) from error
+        with self.store.transaction() as session:
+            run_id, created = requests.start(
+                session,
+                request,
+                clone_url=repository.clone_url,
+                base_branch=repository.default_branch,
+                base_commit=commit,
+                profile=self.profile,
+                max_attempts=self.max_attempts,
+                repository_config=settings.model_dump(mode="json"),
+            )
+            reason = None if created else "a run for this issue is already under way"
+            state = DeliveryState.HANDLED if created else DeliveryState.IGNORED
+            requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
+            if created:
+                after_commit(session, lambda: self.send(queue.permit(self.profile)))
+        log.info("run_queued" if created else "run_joined", extra={"run_id": run_id, "delivery_id": delivery.id})
+        if created:
+            self._acknowledge(forge, request, run_id)
+
+    def _acknowledge(self, forge: Forge, request: IssueRequest, run_id: UUID) -> None:
+        """The run exists either way; `deliver` finds or makes the comment, should this fail."""
+        body = texts.status(request.issue_number, run_id, f"queued for {self.profile}, asked for by @{request.sender}.")
+        try:
+            comment = set_status(forge, request.issue_number, body)
+        except (Transient, Permanent) as error:
+            log.warning("status_comment_failed", extra={"run_id": run_id, "why": str(error)})
+            return
+        with self.store.transaction() as session:
+            run = session.get(Run, run_id)
+            if run is not None:
+                run.status_comment_id = comment.id
+
+    def _tell(self, request: IssueRequest, headline: str) -> None:
+        try:
+            forge = self.forges.open(request.repository, request.installation_id)
+            set_status(forge, request.issue_number, texts.status(request.issue_number, None, headline))
+        except (Transient, Permanent) as error:
+            log.warning("status_comment_failed", extra={"repository": request.repository, "why": str(error)})
+
+    def _again_or_fail(self, delivery: Delivery, error: Transient) -> None:
+        if delivery.attempt >= MAX_ATTEMPTS:
+            self._finish(delivery, DeliveryState.FAILED, f"given up after {delivery.attempt} attempts: {error}")
+            return
+        wait = 15.0 * 2**delivery.attempt
+        if isinstance(error, ForgeUnavailable) and error.retry_after is not None:
+            wait = max(wait, error.retry_after)
+        log.warning("intake_postponed", extra={"delivery_id": delivery.id, "why": str(error), "seconds": wait})
+        with self.store.transaction() as session:
+            requests.postpone_delivery(session, delivery.id, reason=str(error), seconds=wait)
+
+    def _finish(self, delivery: Delivery, state: DeliveryState, reason: str) -> None:
+        log.info("delivery_finished", extra={"delivery_id": delivery.id, "to": state.value, "why": reason})
+        with self.store.transaction() as session:
+            requests.finish_delivery(session, delivery.id, state, reason=reason)

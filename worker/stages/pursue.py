@@ -1,0 +1,190 @@
+"""One permit: claim the next run of a profile, let the agent work on it, conclude it. Runs on a GPU worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+
+from sqlalchemy import func
+
+from agent.errors import Cancelled
+from agent.types import ExitStatus, Step, Usage
+from worker import logs, queue
+from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
+from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.runs import ledger, states
+from worker.runs.states import Lease
+from worker.stages.attempt import Attempt, Solver
+from worker.stages.ports import Repositories
+from worker.store.models import Run, RunState
+from worker.store.session import Store, after_commit
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 30.0
+
+
+class ShuttingDown(Transient):
+    """This worker is asked to stop; the run goes on elsewhere."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeasedJournal:
+    """Writes a trajectory to the store under its lease. Three short transactions a step; none is open in between."""
+
+    store: Store
+    holding: Holding
+    stopping: threading.Event
+    profile: str
+    model: str
+
+    def checkpoint(self) -> None:
+        self.holding.check()
+        if self.holding.cancelled_by is not None:
+            raise Cancelled(f"cancelled by {self.holding.cancelled_by}")
+        if self.stopping.is_set():
+            raise ShuttingDown("the worker is shutting down")
+
+    def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
+        with self.store.transaction() as session:
+            ledger.book(
+                session,
+                self.holding.lease,
+                call=call,
+                usage=usage,
+                cost=usd,
+                seconds=seconds,
+                profile=self.profile,
+                model=self.model,
+            )
+
+    def step(self, step: Step) -> None:
+        with self.store.transaction() as session:
+            ledger.record_step(session, self.holding.lease, step)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pursue:
+    """The task body of `pursue`."""
+
+    store: Store
+    heartbeat: Heartbeat
+    solver: Solver
+    repositories: Repositories
+    send: Callable[[queue.Wake], None]
+    profile: str
+    lease_seconds: float
+    stopping: threading.Event
+
+    def __call__(self) -> None:
+        if self.stopping.is_set():
+            return  # the permit is lost, the run is not: the sweep sends another
+        with self.store.transaction() as session:
+            lease = states.claim_next(session, profile=self.profile, owner=owner_name(), seconds=self.lease_seconds)
+        if lease is None:
+            return
+        with logs.bound(run_id=lease.run_id), self.heartbeat.hold(lease) as holding:
+            self._pursue(lease, holding)
+
+    def _pursue(self, lease: Lease, holding: Holding) -> None:
+        log.info("run_claimed", extra={"token": lease.token})
+        try:
+            attempt = self._solve(lease, holding)
+            self._conclude(lease, attempt)
+        except LeaseLost as lost:
+            log.warning("lease_lost", extra={"why": str(lost)})
+        except Transient as error:
+            self._give_back(lease, error)
+        except Permanent as error:
+            self._fail(lease, str(error))
+        except Exception as error:
+            log.exception("run_crashed")
+            self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+
+    def _solve(self, lease: Lease, holding: Holding) -> Attempt:
+        model = self.solver.model
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            states.write(
+                session,
+                lease,
+                model=model.label,
+                tokenizer=model.tokenizer,
+                isolation=self.solver.sandbox.isolation,
+            )
+        git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
+        task = self.solver.task(
+            git_dir,
+            repository=run.repository,
+            number=run.issue_number,
+            title=run.issue_title,
+            body=run.issue_body,
+            commit=run.base_commit,
+        )
+        journal = LeasedJournal(
+            store=self.store, holding=holding, stopping=self.stopping, profile=self.profile, model=model.label
+        )
+        return self.solver.solve(git_dir, task, journal, holding.cancel)
+
+    def _conclude(self, lease: Lease, attempt: Attempt) -> None:
+        result = attempt.result
+        if result.exit_status is ExitStatus.CANCELLED:
+            with self.store.transaction() as session:
+                ledger.record_patch(session, lease, attempt.patch)
+                states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=result.reason)
+            return
+        with self.store.transaction() as session:
+            ledger.record_patch(session, lease, attempt.patch)
+            states.advance(
+                session,
+                lease,
+                RunState.CONCLUDED,
+                exit_status=result.exit_status,
+                reason=ledger.clean(result.reason),
+                summary=ledger.clean(result.summary),
+                prompt_hash=attempt.prompt_hash,
+                not_before=None,
+                publish_after=func.now() + timedelta(seconds=5),
+            )
+            after_commit(session, lambda: self.send(queue.verify(lease.run_id)))
+        log.info("run_concluded", extra={"exit_status": result.exit_status.value, "files": len(attempt.patch.files)})
+
+    def _give_back(self, lease: Lease, error: Transient) -> None:
+        """Back to the queue with the reason visible. A shutdown or a model that is down counts as no attempt."""
+        log.warning("run_given_back", extra={"why": str(error)})
+        free = isinstance(error, ModelUnavailable | ShuttingDown)
+        wait = 0.0 if isinstance(error, ShuttingDown) else RETRY_SECONDS
+        try:
+            with self.store.transaction() as session:
+                run = session.get_one(Run, lease.run_id)
+                if not free and run.attempt + 1 >= run.max_attempts:
+                    states.advance(
+                        session, lease, RunState.FAILED, reason=f"given up after {run.max_attempts} attempts: {error}"
+                    )
+                    return
+                later = func.now() + timedelta(seconds=wait)
+                states.advance(
+                    session,
+                    lease,
+                    RunState.QUEUED,
+                    reason=ledger.clean(str(error)),
+                    attempt=Run.attempt + (0 if free else 1),
+                    not_before=later,
+                    publish_after=later,
+                )
+                if wait == 0.0:
+                    after_commit(session, lambda: self.send(queue.permit(self.profile)))
+        except LeaseLost:
+            log.warning("lease_lost")
+
+    def _fail(self, lease: Lease, reason: str) -> None:
+        log.error("run_failed", extra={"why": reason})
+        try:
+            with self.store.transaction() as session:
+                states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
+                after_commit(session, lambda: self.send(queue.deliver(lease.run_id)))
+        except LeaseLost:
+            log.warning("lease_lost")

@@ -1,0 +1,124 @@
+"""What people read on GitHub: the one status comment and the pull request. Each carries a marker it is found by."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from uuid import UUID
+
+from agent.evidence import Verdict
+from agent.hygiene import is_test_path
+from agent.types import Evidence, Outcome, Patch, Usage
+
+LIMIT = 60_000  # characters; GitHub cuts at 65,536
+
+
+def status_marker(issue_number: int) -> str:
+    return f"<!-- devstral-fix:status issue={issue_number} -->"
+
+
+def run_marker(run_id: UUID) -> str:
+    return f"<!-- devstral-fix:run {run_id} -->"
+
+
+def fenced(text: str) -> str:
+    """A code block that `text` can't close, whatever it holds."""
+    longest = max((len(run) for run in _backtick_runs(text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text.rstrip()}\n{fence}"
+
+
+def _backtick_runs(text: str) -> list[str]:
+    return "".join(c if c == "`" else " " for c in text).split()
+
+
+def inline(text: str, limit: int = 300) -> str:
+    """A stranger's or an error's text inside a sentence: one line, no markup, no mentions."""
+    line = " ".join(text.split())[:limit]
+    return "`" + line.replace("`", "'") + "`" if line else "(nothing)"
+
+
+def status(issue_number: int, run_id: UUID | None, headline: str, details: Sequence[str] = ()) -> str:
+    """The status comment: one headline, then lines."""
+    parts = [status_marker(issue_number)]
+    if run_id is not None:
+        parts.append(run_marker(run_id))
+    parts += [f"**devstral-fix**: {headline}", *details]
+    return "\n\n".join(parts)[:LIMIT]
+
+
+def accounting(usage: Usage, cost: Decimal, *, calls: int, model: str, tokenizer: str, isolation: str) -> str:
+    """The footer every result carries: what ran and what it used. A model that did not run is said so by its label."""
+    word = "would cost" if "no language model ran" in model else "cost"
+    counted = "; token counts approximate" if "approximate" in tokenizer else ""
+    return (
+        f"<sub>Model: {model}. Calls: {calls}. Tokens: {usage.prompt:,} in (of which {usage.cached:,} cached), "
+        f"{usage.completion:,} out{counted}; {word} ${cost:.4f}. Isolation: {isolation}.</sub>"
+    )
+
+
+_NAMES = {"before": "base", "before_with_new_tests": "base + this change's tests", "after": "with this change"}
+
+
+def evidence_table(evidence: Sequence[Evidence]) -> str:
+    """The executions as a table, and the output of the first and last folded below."""
+    if not evidence:
+        return "No test command is known for this repository (`test:` in `.devstral-fix.yml`), so nothing was run."
+    rows = [f"| {_NAMES[e.stage]} | {e.outcome.value} | {e.returncode} | {e.seconds:.1f} s |" for e in evidence]
+    table = "\n".join(["| tree | tests | exit status | time |", "|---|---|---|---|", *rows])
+    folds = [
+        f"<details><summary>Output: {_NAMES[e.stage]}</summary>\n\n"
+        f"{fenced(e.output[-4000:] or '(no output)')}\n\n</details>"
+        for e in evidence
+    ]
+    return "\n\n".join([f"Run by the service in fresh sandboxes: {inline(evidence[0].command)}", table, *folds])
+
+
+def pull_request_title(issue_title: str, issue_number: int) -> str:
+    title = " ".join(issue_title.split()) or "Fix"
+    return f"{title[:180]} (#{issue_number})"
+
+
+def pull_request_body(
+    *,
+    run_id: UUID,
+    issue_number: int,
+    requested_by: str,
+    summary: str,
+    verdict: Verdict,
+    evidence: Sequence[Evidence],
+    patch: Patch,
+    footer: str,
+) -> str:
+    """What a reviewer needs, in the order they need it: what it is for, what is proven, what changed, what it cost."""
+    sources = [f for f in patch.files if not is_test_path(f.path)]
+    tests = [f for f in patch.files if is_test_path(f.path)]
+
+    def listed(title: str, files: Sequence[object]) -> list[str]:
+        lines = [f"- {inline(f.path, 200)} (+{f.added} -{f.removed})" for f in patch.files if f in files]
+        return [f"**{title}**\n" + "\n".join(lines)] if lines else []
+
+    closes = "Fixes" if verdict.outcome is Outcome.FIXED else "Refs"
+    parts = [
+        run_marker(run_id),
+        f"{closes} #{issue_number}",
+        "### What was done (the model's own words)\n\n" + fenced(summary[:6000] or "(it left no summary)"),
+        f"### Evidence: {verdict.outcome.value}\n\n{verdict.reason}\n\n{evidence_table(evidence)}",
+        "### Files",
+        *listed("Source", sources),
+        *listed("Tests", tests),
+        f"Requested by @{requested_by}. Please review it like a stranger's work.",
+        footer,
+    ]
+    return "\n\n".join(parts)[:LIMIT]
+
+
+def commit_message(*, issue_title: str, issue_number: int, run_id: UUID) -> str:
+    subject = " ".join(issue_title.split())[:60] or "Fix"
+    return f"{subject}\n\nRefs #{issue_number}\nDevstral-Fix-Run: {run_id}\n"
+
+
+def headline(outcome: Outcome, pull_request_url: str | None) -> str:
+    if pull_request_url is not None:
+        return f"{'fixed' if outcome is Outcome.FIXED else outcome.value}: {pull_request_url}"
+    return f"no pull request: {outcome.value}"

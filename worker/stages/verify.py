@@ -1,0 +1,114 @@
+"""From a concluded run to its outcome: hygiene of the patch, then the evidence. Runs on a CPU worker."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from agent import evidence as rules
+from agent.evidence import Verdict
+from agent.hygiene import violations
+from agent.types import Evidence, Outcome
+from worker import logs, queue
+from worker.errors import LeaseLost, Permanent, Transient
+from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.runs import ledger, states
+from worker.runs.states import Lease
+from worker.stages.config import RepositoryConfig
+from worker.stages.ports import Repositories
+from worker.stages.verification import Verifier
+from worker.store import queries
+from worker.store.models import Run, RunState
+from worker.store.session import Store, after_commit
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 30.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """The task body of `verify`."""
+
+    store: Store
+    heartbeat: Heartbeat
+    verifier: Verifier
+    repositories: Repositories
+    send: Callable[[queue.Wake], None]
+    lease_seconds: float
+
+    def __call__(self, run_id: UUID) -> None:
+        with self.store.transaction() as session:
+            lease = states.claim_stage(session, run_id, "verify", owner=owner_name(), seconds=self.lease_seconds)
+        if lease is None:
+            return
+        with logs.bound(run_id=run_id), self.heartbeat.hold(lease) as holding:
+            try:
+                self._verify(lease, holding)
+            except LeaseLost as lost:
+                log.warning("lease_lost", extra={"why": str(lost)})
+            except Transient as error:
+                self._again_or_fail(lease, str(error))
+            except Permanent as error:
+                self._fail(lease, str(error))
+            except Exception as error:
+                log.exception("verify_crashed")
+                self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+
+    def _verify(self, lease: Lease, holding: Holding) -> None:
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            row = queries.patch(session, lease.run_id)
+        assert row is not None, "a concluded run has a patch, be it empty"
+        assert run.exit_status is not None
+        settings = RepositoryConfig.model_validate(run.repository_config)
+        patch = ledger.stored_patch(row)
+        refused = violations(patch, allow_workflows=settings.allow_workflow_changes)
+        if refused:
+            verdict = Verdict(outcome=Outcome.REFUSED, reason="; ".join(v.reason for v in refused[:10]))
+        else:
+            git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
+            # The patch came through the database, perhaps from another host: its tree is made anew, and compared.
+            tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff) if not patch.empty else patch.tree
+            if tree != patch.tree and not patch.empty:
+                raise Permanent(f"the stored patch makes tree {tree}, the agent's workspace was {patch.tree}")
+
+            def record(piece: Evidence) -> None:
+                holding.check()
+                with self.store.transaction() as session:
+                    ledger.record_evidence(session, lease, piece)
+
+            taken = self.verifier.verify(git_dir, patch, settings, cancel=holding.cancel, record=record)
+            verdict = rules.decide(patch_empty=patch.empty, exit_status=run.exit_status, evidence=taken)
+        with self.store.transaction() as session:
+            states.write(
+                session,
+                lease,
+                outcome=verdict.outcome,
+                reason=ledger.clean(verdict.reason),
+                lease_owner=None,
+                lease_expires_at=None,
+                not_before=None,
+            )
+            after_commit(session, lambda: self.send(queue.deliver(lease.run_id)))
+        log.info("run_verified", extra={"outcome": verdict.outcome.value})
+
+    def _again_or_fail(self, lease: Lease, reason: str) -> None:
+        log.warning("verify_postponed", extra={"why": reason})
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            if run.attempt + 1 < run.max_attempts:
+                states.hand_back_stage(session, lease, reason=ledger.clean(reason), wait=RETRY_SECONDS, counts=True)
+                return
+        self._fail(lease, f"given up: {reason}")
+
+    def _fail(self, lease: Lease, reason: str) -> None:
+        log.error("run_failed", extra={"why": reason})
+        try:
+            with self.store.transaction() as session:
+                states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
+                after_commit(session, lambda: self.send(queue.deliver(lease.run_id)))
+        except LeaseLost:
+            log.warning("lease_lost")

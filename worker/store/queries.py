@@ -1,0 +1,113 @@
+"""Reads, and the one insert of the request path."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import func, or_, select, text, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState, Step
+
+
+def insert_delivery(session: Session, **values: Any) -> UUID | None:
+    """Store a delivery once; None when its key is known. `publish_after` gives the publisher a head start over the
+    sweep."""
+    statement = (
+        insert(Delivery)
+        .values(publish_after=func.now() + text("interval '5 s'"), **values)
+        .on_conflict_do_nothing(index_elements=[Delivery.key])
+        .returning(Delivery.id)
+    )
+    return session.scalar(statement)
+
+
+def due_deliveries(session: Session, *, limit: int = 200) -> Sequence[UUID]:
+    """Received deliveries that nobody picked up in time; each is due again in 30 s, then later and later."""
+    due = (
+        select(Delivery.id)
+        .where(Delivery.state == DeliveryState.RECEIVED, Delivery.publish_after <= func.now())
+        .order_by(Delivery.publish_after)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Delivery)
+        .where(Delivery.id.in_(due))
+        .values(publish_after=func.now() + text("interval '30 s'") * (Delivery.attempt + 1))
+        .returning(Delivery.id)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalars(statement).all()
+
+
+def due_runs(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, RunState, str, bool]]:
+    """Runs that wait for a worker and were not announced lately: (id, state, profile, verified)."""
+    due = (
+        select(Run.id)
+        .where(
+            Run.state.in_([RunState.QUEUED, RunState.CONCLUDED]),
+            Run.held_reason.is_(None),
+            Run.lease_owner.is_(None),
+            Run.publish_after <= func.now(),
+            or_(Run.not_before.is_(None), Run.not_before <= func.now()),
+        )
+        .order_by(Run.publish_after)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Run)
+        .where(Run.id.in_(due))
+        .values(publish_after=func.now() + text("interval '30 s'"))
+        .returning(Run.id, Run.state, Run.profile, Run.outcome.is_not(None))
+        .execution_options(synchronize_session=False)
+    )
+    return [(row[0], row[1], row[2], row[3]) for row in session.execute(statement)]
+
+
+def run(session: Session, run_id: UUID) -> Run | None:
+    return session.get(Run, run_id)
+
+
+def step_count(session: Session, run_id: UUID) -> int:
+    return session.scalar(select(func.count()).select_from(Step).where(Step.run_id == run_id)) or 0
+
+
+def steps(session: Session, run_id: UUID) -> Sequence[Step]:
+    return session.scalars(select(Step).where(Step.run_id == run_id).order_by(Step.lease_token, Step.index)).all()
+
+
+def patch(session: Session, run_id: UUID) -> Patch | None:
+    return session.scalar(select(Patch).where(Patch.run_id == run_id, Patch.sample == 0))
+
+
+def evidence(session: Session, run_id: UUID) -> Sequence[Evidence]:
+    """The evidence of the newest verification of a run, in the order it was taken."""
+    newest = select(func.max(Evidence.lease_token)).where(Evidence.run_id == run_id).scalar_subquery()
+    statement = select(Evidence).where(Evidence.run_id == run_id, Evidence.lease_token == newest)
+    return session.scalars(statement.order_by(Evidence.created_at, Evidence.id)).all()
+
+
+def pull_request(session: Session, repository: str, branch: str) -> PullRequest | None:
+    return session.scalar(select(PullRequest).where(PullRequest.repository == repository, PullRequest.branch == branch))
+
+
+def upsert_pull_request(session: Session, **values: Any) -> None:
+    statement = insert(PullRequest).values(**values)
+    session.execute(
+        statement.on_conflict_do_update(
+            index_elements=[PullRequest.repository, PullRequest.branch],
+            set_={
+                **{k: statement.excluded[k] for k in ("run_id", "number", "url", "state", "draft", "head_commit")},
+                "updated_at": func.now(),
+            },
+        )
+    )
+
+
+def recent_runs(session: Session, *, limit: int = 50) -> Sequence[Run]:
+    return session.scalars(select(Run).order_by(Run.id.desc()).limit(limit)).all()

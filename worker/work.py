@@ -1,0 +1,48 @@
+"""The worker process: a Celery worker with a threads pool, around the use cases of its role."""
+
+from __future__ import annotations
+
+import logging
+
+from celery import signals
+
+from worker import compose, logs, queue
+from worker.settings import Settings
+from worker.tasks import register
+
+log = logging.getLogger(__name__)
+
+
+def work(settings: Settings, role: compose.Role) -> int:
+    """Run until SIGTERM; then take no more, let what runs reach its next checkpoint, and return 0."""
+    logs.configure(settings.log_level)
+    with compose.worker(settings, role) as runtime:
+        register(runtime.app, runtime.use_cases)
+
+        def stopping(**_: object) -> None:
+            runtime.stopping.set()
+
+        signals.worker_shutting_down.connect(stopping, weak=False)
+        log.info("worker_started", extra={"role": role, "queues": runtime.queues, "slots": runtime.slots})
+        worker = runtime.app.Worker(
+            pool="threads",
+            concurrency=runtime.slots,
+            queues=list(runtime.queues),
+            without_gossip=True,
+            without_mingle=True,
+            without_heartbeat=True,
+            loglevel=settings.log_level,
+            hostname=f"{role}@%h",
+            quiet=True,
+        )
+        worker.start()
+        return int(worker.exitcode or 0)
+
+
+def beat(settings: Settings) -> int:
+    """Run Celery's beat, which only sends the sweep; two of them do no harm, and none only slows recovery."""
+    logs.configure(settings.log_level)
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
+    app.Beat(schedule=str(settings.data_dir / "beat-schedule"), loglevel=settings.log_level, quiet=True).run()
+    return 0
