@@ -92,7 +92,9 @@ class GitHubDouble:
                 log_file=root / "emulate.log",
             )
             starting.callback(emulator.stop)
-            front.connect(emulator.url, lambda forward: Repairs(forward, self.repositories, self._traffic))
+            front.connect(
+                emulator.url, lambda forward: Repairs(forward, self.repositories, self._traffic, self.admin_token)
+            )
             self._stack = starting.pop_all()
         self.api_url = front.url
 

@@ -27,8 +27,15 @@ def _invalid(*errors: dict[str, str]) -> Reply:
 class Repairs:
     """`before` answers a request in emulate's place (None: forward it); `after` may replace what emulate said."""
 
-    def __init__(self, forward: Callable[[Request], Reply], repositories: BareRepositories, traffic: Traffic) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Request], Reply],
+        repositories: BareRepositories,
+        traffic: Traffic,
+        admin_token: str,
+    ) -> None:
         self._forward = forward
+        self._as_admin = {"authorization": f"token {admin_token}", "content-type": "application/json"}
         self._repositories = repositories
         self._traffic = traffic
 
@@ -62,9 +69,21 @@ class Repairs:
         elif self._has_open(request, branch, base):
             message = f"A pull request already exists for {owner}:{branch}."
             refused = _invalid({"resource": "PullRequest", "code": "custom", "message": message})
-        if refused is not None:
+        if refused is None:
+            self._mirror(repository, branch, base)
+        else:
             self._traffic.repaired("create a pull request")
         return refused
+
+    def _mirror(self, repository: str, branch: str, base: str) -> None:
+        """Let emulate know a branch that was pushed over git (its own commit id there is the base's: the two stores
+        are separate). Otherwise it would make the branch itself, and ask the token for contents:write."""
+        refs = f"/repos/{repository}/git"
+        if self._forward(Request("GET", f"{refs}/ref/heads/{branch}", self._as_admin, b"")).status == 200:
+            return
+        found = _json(self._forward(Request("GET", f"{refs}/ref/heads/{base}", self._as_admin, b"")))
+        made = {"ref": f"refs/heads/{branch}", "sha": found["object"]["sha"]}
+        self._forward(Request("POST", f"{refs}/refs", self._as_admin, json.dumps(made).encode()))
 
     def _has_open(self, request: Request, branch: str, base: str) -> bool:
         listing = Request("GET", f"{request.bare_path}?state=open&per_page=100", request.headers, b"")

@@ -1,0 +1,140 @@
+"""Who we are on GitHub: an App with short-lived tokens narrowed to one repository, or a plain token."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Literal, Protocol
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from github import Auth
+from pydantic import SecretStr
+
+from worker.adapters.forge.border import translated
+from worker.adapters.forge.client import ClientOptions, connect
+from worker.errors import SettingsError
+
+_RENEW_BEFORE = timedelta(minutes=5)  # a push or a page of requests must not meet the end of its token
+API_PERMISSIONS = {"contents": "read", "issues": "write", "metadata": "read", "pull_requests": "write"}
+
+
+class Identity(Protocol):
+    """Safe to use from several threads."""
+
+    def login(self) -> str:
+        """Under which name GitHub shows what we write."""
+
+    def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth: ...
+
+    def git_token(
+        self, repository: str, installation_id: int | None, access: Literal["read", "write"]
+    ) -> SecretStr: ...
+
+
+class TokenIdentity:
+    """A personal access token: as wide as its owner made it."""
+
+    def __init__(self, token: SecretStr, options: ClientOptions) -> None:
+        self._token = token
+        self._options = options
+        self._login: str | None = None
+
+    def login(self) -> str:
+        if self._login is None:
+            client = connect(Auth.Token(self._token.get_secret_value()), self._options)
+            with translated("read the token's user"):
+                self._login = client.get_user().login
+            client.close()
+        return self._login
+
+    def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth:  # noqa: ARG002
+        return Auth.Token(self._token.get_secret_value())
+
+    def git_token(self, repository: str, installation_id: int | None, access: Literal["read", "write"]) -> SecretStr:  # noqa: ARG002
+        return self._token
+
+
+class AppIdentity:
+    """A GitHub App. SettingsError when its key can't be read. Tokens live in memory only, until shortly before
+    they expire (GitHub gives them an hour)."""
+
+    def __init__(self, app_id: int, private_key: Path, options: ClientOptions) -> None:
+        try:
+            pem = private_key.read_text(encoding="ascii")
+            serialization.load_pem_private_key(pem.encode(), password=None)
+        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise SettingsError(f"the GitHub App's private key {private_key} can't be used: {error}") from error
+        self._app = Auth.AppAuth(app_id, pem)
+        self._options = options
+        self._lock = threading.Lock()
+        self._login: str | None = None
+        self._installations: dict[str, int] = {}
+        self._tokens: dict[tuple[int, str, tuple[tuple[str, str], ...]], tuple[SecretStr, datetime]] = {}
+
+    def login(self) -> str:
+        if self._login is None:
+            (slug,) = self._ask("read the App", "GET", "/app", ("slug",))
+            self._login = f"{slug}[bot]"
+        return self._login
+
+    def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth:
+        return _Renewed(lambda: self._token(repository, installation_id, API_PERMISSIONS))
+
+    def git_token(self, repository: str, installation_id: int | None, access: Literal["read", "write"]) -> SecretStr:
+        return self._token(repository, installation_id, {"contents": access, "metadata": "read"})
+
+    def _token(self, repository: str, installation_id: int | None, permissions: Mapping[str, str]) -> SecretStr:
+        installation = self._installation(repository) if installation_id is None else installation_id
+        key = (installation, repository.lower(), tuple(sorted(permissions.items())))
+        with self._lock:
+            token, expires = self._tokens.get(key, (None, None))
+        if token is not None and expires is not None and expires - _RENEW_BEFORE > datetime.now(UTC):
+            return token
+        # Outside the lock: two threads may both get one, which costs a request and breaks nothing.
+        wanted = {"repositories": [repository.partition("/")[2]], "permissions": dict(permissions)}
+        path, what = f"/app/installations/{installation}/access_tokens", f"get an App token for {repository}"
+        value, until = self._ask(what, "POST", path, ("token", "expires_at"), wanted)
+        token, expires = SecretStr(value), datetime.fromisoformat(until)
+        with self._lock:
+            self._tokens[key] = (token, expires)
+        return token
+
+    def _installation(self, repository: str) -> int:
+        if repository.lower() not in self._installations:
+            what = f"find the App's installation on {repository}"
+            (found,) = self._ask(what, "GET", f"/repos/{repository}/installation", ("id",))
+            self._installations[repository.lower()] = int(found)
+        return self._installations[repository.lower()]
+
+    def _ask(self, what: str, method: str, path: str, fields: tuple[str, ...], value: object = None) -> tuple[str, ...]:
+        """The `fields` of the answer to a request made as the App itself."""
+        client = connect(self._app, self._options)
+        try:
+            with translated(what):
+                # Raw, since PyGithub can't narrow a token to repositories.
+                _, data = client.requester.requestJsonAndCheck(method, path, input=value)
+                return tuple(str(data[field]) for field in fields)
+        finally:
+            client.close()
+
+
+class _Renewed(Auth.Auth):
+    """A token asked for at every request, so that a long-lived client never holds an expired one."""
+
+    def __init__(self, current: Callable[[], SecretStr]) -> None:
+        self._current = current
+
+    @property
+    def token_type(self) -> str:
+        return "token"
+
+    @property
+    def token(self) -> str:
+        return self._current().get_secret_value()
+
+    @property
+    def _masked_token(self) -> str:
+        return "token (App token removed)"
