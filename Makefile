@@ -34,6 +34,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMPS)/project $(STAMPS)/redis node_modules/.stamp ## Create .venv and node_modules; the others run it themselves.
+	@:
 
 demo: setup ## The whole way of one issue, on this machine. MODEL=openai:URL#NAME  ARGS=--json
 	@$(BIN)/devstral-fix demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
