@@ -34,6 +34,7 @@ help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMPS)/project $(STAMPS)/redis node_modules/.stamp ## Create .venv and node_modules; the others run it themselves.
+	@:
 
 demo: setup ## The whole way of one issue, on this machine. MODEL=openai:URL#NAME  ARGS=--json
 	@$(BIN)/devstral-fix demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
@@ -81,12 +82,12 @@ $(STAMPS)/project: pyproject.toml $(STAMPS)/dev
 	$(call step,devstral-fix itself,$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .)
 	@touch $@
 
-$(STAMPS)/redis: worker/adapters/embedded/fetch_redis.py $(STAMPS)/project
+$(STAMPS)/redis: worker/adapters/embedded/fetch_redis.py | $(STAMPS)/project
 	$(call step,Redis,$(PYTHON) -m worker.adapters.embedded.fetch_redis)
 	@touch $@
 
 # Status 3 says that this machine has no node that is new enough; then one comes from a wheel.
-node_modules/.stamp: package.json package-lock.json .npmrc $(STAMPS)/project
+node_modules/.stamp: package.json package-lock.json .npmrc | $(STAMPS)/project
 	$(call step,node packages,status=0; $(PYTHON) -m worker.demo.node || status=$$?; \
 		if [ $$status = 3 ]; then $(call install,requirements/node.txt); $(PYTHON) -m worker.demo.node; \
 		else exit $$status; fi)

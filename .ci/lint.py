@@ -74,7 +74,6 @@ def locks_name_no_place() -> Result:
 
 CHECKS: list[Callable[[], Result]] = [
     program("mypy", "mypy"),
-    program("mypy .ci", "mypy", "--no-incremental", ".ci/lint.py"),
     program("alembic check", "python", ".ci/schema.py"),
     program("ruff check", "ruff", "check", "."),
     program("ruff format", "ruff", "format", "--check", "."),
