@@ -125,9 +125,7 @@ def test_a_grep_without_perl_expressions_falls_back(session: FakeSession):
             if "-P" in argv:
                 text = "grep: support for the -P option is not compiled into this binary"
                 stderr = Captured(text=text, total_bytes=len(text))
-                return ExecResult(
-                    status=ExecStatus.EXIT, returncode=2, stdout=Captured(), stderr=stderr, seconds=0.0
-                )
+                return ExecResult(status=ExecStatus.EXIT, returncode=2, stdout=Captured(), stderr=stderr, seconds=0.0)
             return super().exec(argv, **options)
 
     assert "match_count: 1" in grep(OldGrep(session.root, session.git_dir), "foo", path="sub")

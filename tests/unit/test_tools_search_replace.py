@@ -174,7 +174,9 @@ def test_nothing_alike(session: FakeSession):
 
 def test_a_miss_in_a_large_file_is_quick(session: FakeSession):
     session.write("large.py", b"".join(b"value_%d = compute(%d)\n" % (i, i) for i in range(50_000)))
-    assert "not in the file" in failure(session, block("value_77 = compute(78)\nvalue_78 = compute(79)", "x"), "large.py")
+    assert "not in the file" in failure(
+        session, block("value_77 = compute(78)\nvalue_78 = compute(79)", "x"), "large.py"
+    )
 
 
 def test_files_that_are_not_there_or_not_text(session: FakeSession):
