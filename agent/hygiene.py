@@ -84,7 +84,7 @@ def split_tests(patch: Patch) -> tuple[tuple[FileChange, ...], tuple[FileChange,
 def sections_by_path(diff: str) -> dict[str, str]:
     """The diff's part for each path; a change of type is two parts of one path, joined.
 
-    Lines end at "\\n" only: splitting at other line breaks would let a file's content forge a header.
+    Lines end at line feeds only: splitting at other line breaks would let a file's content forge a header.
     """
     sections: dict[str, str] = {}
     lines: list[str] = []
@@ -186,7 +186,7 @@ def _section_path(lines: list[str]) -> str:
 
 
 def _side(text: str) -> str | None:
-    """`a/path`, `b/path`, `"b/quoted\\303\\244"` or `/dev/null`. git ends names with blanks by a tab."""
+    """`a/path`, `b/path`, `"b/quoted path"` or `/dev/null`. git ends names with blanks by a tab."""
     text = text.removesuffix("\t")
     if text == "/dev/null":
         return None

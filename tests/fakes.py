@@ -1,4 +1,4 @@
-"""Real small classes behind the agent's ports, for tests: a scripted model, a session on a plain directory, journals."""
+"""Real small classes behind the agent's ports, for tests: scripted model, session on a directory, journal."""
 
 from __future__ import annotations
 
