@@ -22,7 +22,7 @@ TITLE_CHARS = 1_000
 BODY_CHARS = 100_000
 _CUT = "\n[cut here by devstral-fix: the text was {length} characters long]"
 
-_NAME = re.compile(r"[A-Za-z0-9._-]{1,100}/[A-Za-z0-9._-]{1,100}")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
 _TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # Postgres refuses these in text
 
@@ -117,7 +117,7 @@ def _issue_labeled(payload: Mapping[str, Any], trigger_label: str) -> IssueReque
         raise _Ignored("another label")
     if _get(payload, "issue", "pull_request") is not None:
         raise _Ignored("the label is on a pull request")
-    sender, sender_type = _text(payload, "sender", "login"), _text(payload, "sender", "type")
+    sender, sender_type = _text(payload, "sender", "login", limit=100), _text(payload, "sender", "type", limit=100)
     if sender_type.casefold() == "bot" or sender.casefold().endswith("[bot]"):
         raise _Ignored(f"bots never trigger ({sender})")
     repository = _text(payload, "repository", "full_name")
@@ -129,7 +129,7 @@ def _issue_labeled(payload: Mapping[str, Any], trigger_label: str) -> IssueReque
         issue_number=_id(payload, "issue", "number"),
         title=_cut(_text(payload, "issue", "title"), TITLE_CHARS),
         body=_cut(_text(payload, "issue", "body", absent=""), BODY_CHARS),
-        issue_url=_text(payload, "issue", "html_url"),
+        issue_url=_text(payload, "issue", "html_url", limit=1_000),
         sender=sender,
         sender_type=sender_type,
         label=_clean(label),
@@ -150,13 +150,16 @@ def _get(payload: Mapping[str, Any], *path: str) -> Any:
     return value
 
 
-def _text(payload: Mapping[str, Any], *path: str, absent: str | None = None) -> str:
-    """A text that can be stored. `absent` stands for null or a missing field; without it, a text must be there."""
+def _text(payload: Mapping[str, Any], *path: str, absent: str | None = None, limit: int | None = None) -> str:
+    """A text that can be stored, of at most `limit` characters. `absent` stands for null or a missing field; without
+    it, a text must be there."""
     value = _get(payload, *path)
     if value is None and absent is not None:
         return absent
     if not isinstance(value, str) or (absent is None and not _clean(value)):
         raise _Malformed(f"{'.'.join(path)} is missing or not a text")
+    if limit is not None and len(value) > limit:
+        raise _Malformed(f"{'.'.join(path)} is longer than {limit} characters")
     return _clean(value)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import urllib.parse
 from typing import Any
 
 from github import Auth, Consts, Github, GithubRetry
@@ -19,12 +20,22 @@ class ClientOptions(Frozen):
     git_base_url: str | None = Field(
         default=None, description="replaces the API's clone address: <base>/owner/name.git"
     )
-    seconds_between_requests: float = Field(default=0.25, ge=0)
-    seconds_between_writes: float = Field(default=1.0, ge=0)
+    seconds_between_requests: float | None = Field(default=None, ge=0, description="None: as GitHub advises")
+    seconds_between_writes: float | None = Field(default=None, ge=0, description="None: as GitHub advises")
     timeout: int = Field(default=15, gt=0)
     max_wait: float = Field(default=10.0, ge=0, description="a longer wait becomes ForgeUnavailable(retry_after)")
     retries: int = Field(default=3, ge=0, description="of reads; a write is never repeated")
     retry_backoff: float = Field(default=0.5, ge=0, description="doubles from the second retry on")
+
+    def pace(self) -> tuple[float, float]:
+        """Seconds between requests and between writes; a server on loopback has no limits to respect."""
+        host = urllib.parse.urlsplit(self.api_url).hostname or ""
+        local = host == "localhost" or host.startswith("127.") or host == "::1"
+        requests, writes = self.seconds_between_requests, self.seconds_between_writes
+        return (
+            (0.0 if local else Consts.DEFAULT_SECONDS_BETWEEN_REQUESTS) if requests is None else requests,
+            (0.0 if local else Consts.DEFAULT_SECONDS_BETWEEN_WRITES) if writes is None else writes,
+        )
 
 
 class CappedRetry(GithubRetry):
@@ -50,13 +61,14 @@ def connect(auth: Auth.Auth, options: ClientOptions) -> Github:
         backoff_factor=options.retry_backoff,
         max_rate_limit_wait=options.max_wait,
     )
+    between_requests, between_writes = options.pace()
     return Github(
         auth=auth,
         base_url=options.api_url,
         timeout=options.timeout,
         retry=retry,
         per_page=100,
-        seconds_between_requests=options.seconds_between_requests,
-        seconds_between_writes=options.seconds_between_writes,
+        seconds_between_requests=between_requests,
+        seconds_between_writes=between_writes,
         lazy=True,
     )
