@@ -34,8 +34,9 @@ class _Unwritten:
         del step
 
 
-def record(source: Path, target: Path) -> None:
-    """Play the replies of `source` and save the complete script to `target`."""
+def record(source: Path, target: Path, *, repository: str = REPOSITORY, number: int | None = 1) -> None:
+    """Play the replies of `source` on the demo's issue, under another name and number if given, and save the complete
+    script to `target`."""
     with tempfile.TemporaryDirectory(prefix="devstral-fix-record-") as scratch_name:
         scratch = Path(scratch_name)
         bare = BareRepositories(scratch / "origin")
@@ -51,7 +52,7 @@ def record(source: Path, target: Path) -> None:
         )
         git_dir = repositories.run_dir("record", bare.path(REPOSITORY))
         title, body = issue()
-        task = solver.task(git_dir, repository=REPOSITORY, number=1, title=title, body=body, commit=commit)
+        task = solver.task(git_dir, repository=repository, number=number, title=title, body=body, commit=commit)
         attempt = solver.solve(git_dir, task, _Unwritten(), threading.Event())
         if attempt.result.exit_status is not ExitStatus.SUBMITTED:
             raise ScriptMismatch(f"the scripted agent ended as {attempt.result.exit_status}: {attempt.result.reason}")

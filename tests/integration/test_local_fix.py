@@ -1,0 +1,115 @@
+"""`devstral-fix fix --repo`: on a real git repository, in the real sandbox, without queue and database."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from worker.demo.github_double.bare import BareRepositories
+from worker.demo.project import REPOSITORY, project_files
+from worker.demo.record import record
+from worker.demo.run import SCRIPT
+
+ISSUE = Path(__file__).parents[2] / "worker" / "demo" / "issue.md"
+
+
+def git(repo, *arguments):
+    command = ["git", "-C", str(repo), "-c", "safe.directory=*", *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def script(tmp_path_factory):
+    target = tmp_path_factory.mktemp("script") / "script.json"
+    record(SCRIPT, target, repository="textkit", number=None)
+    return target
+
+
+@pytest.fixture
+def repo(tmp_path):
+    bare = BareRepositories(tmp_path / "origin")
+    bare.create(REPOSITORY, project_files(), "main")
+    subprocess.run(["git", "clone", "-q", str(bare.path(REPOSITORY)), str(tmp_path / "textkit")], check=True)
+    return tmp_path / "textkit"
+
+
+def fix(*arguments, cwd, stdin=None):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
+    return subprocess.run(
+        [sys.executable, "-m", "worker.cli", "fix", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        input=stdin,
+        env={**env, "PYTHONPATH": str(Path(__file__).parents[2])},
+        cwd=cwd,
+    )
+
+
+def test_the_patch_is_printed_and_the_repository_untouched(repo, script, tmp_path):
+    before = git(repo, "status", "--porcelain", "--ignored"), git(repo, "rev-parse", "HEAD"), git(repo, "count-objects")
+    done = fix("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.startswith("isolation=basic; scripted by hand; no language model ran\n")
+    assert "+        if line and len(line) + 1 + len(word) > width:" in done.stdout
+    assert "outcome: fixed" in done.stderr
+    assert before == (
+        git(repo, "status", "--porcelain", "--ignored"),
+        git(repo, "rev-parse", "HEAD"),
+        git(repo, "count-objects"),
+    )
+    checked = subprocess.run(
+        ["git", "-C", str(repo), "apply", "--check", "-"], input=done.stdout, text=True, check=False
+    )
+    assert checked.returncode == 0
+
+
+def test_apply_output_json_and_trajectory(repo, script, tmp_path):
+    patch, trajectory = tmp_path / "fix.patch", tmp_path / "t.jsonl"
+    done = fix(
+        "--repo", repo, "--issue-file", "-", "--model", f"scripted:{script}", "--apply", "--json",
+        "--output", patch, "--trajectory", trajectory, cwd=tmp_path, stdin=ISSUE.read_text(),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["outcome"], result["files"], result["steps"]) == ("fixed", ["textkit/wrapping.py"], 5)
+    assert result["patch"] == patch.read_text()
+    assert git(repo, "diff", "--name-only").split() == ["textkit/wrapping.py"]
+    kinds = [json.loads(line).get("kind") for line in trajectory.read_text().splitlines()]
+    assert len(kinds) >= 2 + 5 + 5
+
+
+def test_what_can_not_start_says_why(repo, script, tmp_path):
+    plain = tmp_path / "plain"
+    plain.mkdir()
+    empty = tmp_path / "empty.md"
+    empty.write_text("\n")
+    cases = [
+        (("--repo", plain, "--issue-file", ISSUE, "--model", f"scripted:{script}"), 3, "is not a git repository"),
+        (("--repo", repo, "--issue-file", ISSUE), 3, "DEVSTRAL_FIX_MODEL is not set"),
+        (("--repo", repo, "--issue-file", ISSUE, "--model", "scripted:/nowhere.json"), 3, "No such file"),
+        (("--repo", repo, "--issue-file", ISSUE, "--model", "vllm:x"), 3, "engine"),
+        (("--repo", repo, "--issue-file", empty, "--model", f"scripted:{script}"), 2, "the file is empty"),
+        (
+            ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--isolation", "strict"),
+            3,
+            "strict",
+        ),
+    ]
+    for arguments, status, told in cases:
+        done = fix(*arguments, cwd=tmp_path)
+        assert (done.returncode, told in done.stderr) == (status, True), (arguments, done.stderr)
+        assert "Traceback" not in done.stderr
+
+
+def test_a_model_server_that_is_down_is_one_line(repo, tmp_path):
+    done = fix("--repo", repo, "--issue-file", ISSUE, "--model", "openai:http://127.0.0.1:1/v1#m", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "127.0.0.1:1" in done.stderr
+    assert "Traceback" not in done.stderr
