@@ -60,7 +60,7 @@ def app_forges(double: GitHubDouble, **options: Any) -> GitHubForges:
 
 
 def git(*arguments: str, cwd: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:
-    """git with nobody's configuration; the token goes into a header, as the service does it."""
+    """Git with nobody's configuration; the token goes into a header, as the service does it."""
     command = ["git", "-c", "user.name=T", "-c", "user.email=t@example.invalid"]
     if token is not None:
         basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()
