@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -121,6 +122,9 @@ def parse(call: ToolCall, tools: Sequence[Tool], *, cut: bool = False) -> Ready:
         raise ToolFailure(f"the arguments are not valid JSON ({_where(error)}); expected: {signature(tool)}") from None
     if not isinstance(arguments, dict):
         raise ToolFailure(f"the arguments must be one JSON object; expected: {signature(tool)}")
+    for name, value in arguments.items():
+        if _SURROGATE.search(f"{name}{value}"):
+            raise ToolFailure(f"{clean(name)} holds a lone surrogate (like \\ud800); write the character itself")
     try:
         return Ready(call, tool, tool.parameters.model_validate(arguments))
     except ValidationError as error:
@@ -129,6 +133,9 @@ def parse(call: ToolCall, tools: Sequence[Tool], *, cut: bool = False) -> Ready:
 
 def _failed(call: ToolCall, problem: str) -> str:
     return f"<tool_error>{call.name} failed: {problem}</tool_error>"
+
+
+_SURROGATE = re.compile("[\ud800-\udfff]")  # text with one can't be encoded, so neither written nor stored
 
 
 def _unknown(name: str, tools: Sequence[Tool]) -> str:

@@ -38,12 +38,13 @@ class Agent:
         sampling: Sampling,
         cancel: Event,
     ) -> None:
-        self._model = model
+        self.model = model
+        self.task = task
         self._journal = journal
-        self._sampling = sampling
+        self.sampling = sampling
         self._cancel = cancel
-        self._meter = Meter(limits, price)
-        self._workspace = Workspace(session, limits.command_seconds, self._meter.deadline, cancel)
+        self.meter = Meter(limits, price)
+        self._workspace = Workspace(session, limits.command_seconds, self.meter.deadline, cancel)
         self._tools = default_tools(limits)
         self._nudged = False
         self._unusable = 0
@@ -55,7 +56,7 @@ class Agent:
     def run(self) -> AgentResult:
         end = AgentEnd("interrupted")
         try:
-            with closing(self._model.open(self.system, self.specs)) as conversation:
+            with closing(self.model.open(self.system, self.specs)) as conversation:
                 self._workspace.open()
                 conversation.add([UserMessage(content=self.prompt)])
                 while True:
@@ -70,14 +71,14 @@ class Agent:
         return self.result
 
     def _step(self, conversation: Conversation) -> None:
-        sampling = self._meter.next_call(conversation.tokens, self._sampling)
+        sampling = self.meter.next_call(conversation.tokens, self.sampling)
         self._gate()
-        completion = conversation.complete(sampling, deadline=self._meter.deadline, cancel=self._cancel)
-        usd = self._meter.add(completion.usage)
+        completion = conversation.complete(sampling, deadline=self.meter.deadline, cancel=self._cancel)
+        usd = self.meter.add(completion.usage)
         # Booked before it is understood: an unusable answer is billed all the same.
-        self._journal.spend(self._meter.calls - 1, completion.usage, usd, completion.seconds)
+        self._journal.spend(self.meter.calls - 1, completion.usage, usd, completion.seconds)
         turn = self._react(completion)
-        self._journal.step(turn.step(self._meter.calls - 1, completion, usd, self._workspace.save()))
+        self._journal.step(turn.step(self.meter.calls - 1, completion, usd, self._workspace.save()))
         if messages := turn.messages():
             conversation.add(messages)
         if turn.end:
@@ -88,11 +89,11 @@ class Agent:
         self._journal.checkpoint()
         if self._cancel.is_set():
             raise Cancelled
-        self._meter.check_time()
+        self.meter.check_time()
 
     def _react(self, completion: Completion) -> Turn:
         if completion.finish_reason == "abort":
-            return Turn(end=Cancelled() if self._cancel.is_set() else self._meter.time_is_over())
+            return Turn(end=Cancelled() if self._cancel.is_set() else self.meter.time_is_over())
         calls = understand(completion, self._tools)
         problem = unusable(completion, calls)
         self._unusable = self._unusable + 1 if problem else 0
@@ -138,10 +139,10 @@ class Agent:
             exit_status=end.exit_status,
             reason="the model said that it is done" if submitted else end.reason + stale,
             summary=clean(end.reason) if submitted else "",
-            steps=self._meter.calls,
-            usage=self._meter.usage,
-            usd=self._meter.usd,
-            seconds=self._meter.seconds,
+            steps=self.meter.calls,
+            usage=self.meter.usage,
+            usd=self.meter.usd,
+            seconds=self.meter.seconds,
             base_tree=self._workspace.base_tree,
             final_tree=self._workspace.tree,
         )

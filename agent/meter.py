@@ -15,8 +15,8 @@ class Meter:
     goes over it."""
 
     def __init__(self, limits: Limits, price: Price) -> None:
-        self._limits = limits
-        self._price = price
+        self.limits = limits
+        self.price = price
         self._started = time.monotonic()
         self.deadline = self._started + limits.wall_seconds
         self.calls = 0
@@ -29,7 +29,7 @@ class Meter:
 
     def add(self, usage: Usage) -> float:
         """Count one call; returns what it cost in USD."""
-        cost = self._price.cost(usage)
+        cost = self.price.cost(usage)
         self.calls += 1
         self.usage += usage
         self.usd += cost
@@ -38,7 +38,7 @@ class Meter:
     def next_call(self, context: int, sampling: Sampling) -> Sampling:
         """How the next call may sample with `context` tokens of history: its answer is shortened to what is free in
         the window. Raises LimitsExceeded."""
-        limits = self._limits
+        limits = self.limits
         for name, used, limit in (
             ("steps", self.calls, limits.steps),
             ("tokens", self.usage.prompt + self.usage.completion, limits.tokens),
@@ -57,4 +57,4 @@ class Meter:
             raise self.time_is_over()
 
     def time_is_over(self) -> LimitsExceeded:
-        return LimitsExceeded(f"wall time: {self.seconds:.1f} s of {self._limits.wall_seconds:g} s used")
+        return LimitsExceeded(f"wall time: {self.seconds:.1f} s of {self.limits.wall_seconds:g} s used")

@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn
 
 from agent.types import Frozen
+from worker.runs.requests import IssueRequest
 
 MAX_BODY_BYTES = 25 * 1024 * 1024  # GitHub sends none larger
 TITLE_CHARS = 1_000
@@ -24,20 +25,6 @@ _CUT = "\n[cut here by devstral-fix: the text was {length} characters long]"
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,99}/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}")
 _TOKEN = re.compile(r"[A-Za-z0-9._:-]{1,100}")
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")  # Postgres refuses these in text
-
-
-class IssueRequest(Frozen):
-    """Someone asked for an issue to be worked on; title and body are as they were at that moment."""
-
-    repository: str
-    installation_id: int | None
-    issue_number: int
-    title: str
-    body: str
-    issue_url: str
-    sender: str
-    sender_type: str
-    label: str
 
 
 class Received(Frozen):

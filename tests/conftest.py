@@ -10,6 +10,7 @@ import os
 import tempfile
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -90,12 +91,19 @@ def empty_database_url(postgres: Postgres) -> Iterator[str]:
     postgres.drop_database(name)
 
 
+@contextmanager
+def fresh_database(server: Postgres) -> Iterator[str]:
+    """A migrated database, made from the template and dropped again."""
+    name = f"test_{uuid.uuid4().hex}"
+    yield server.create_database(name, template=_TEMPLATE)
+    server.drop_database(name)
+
+
 @pytest.fixture
 def database_url(postgres: Postgres) -> Iterator[str]:
     """A migrated database of this test's own."""
-    name = f"test_{uuid.uuid4().hex}"
-    yield postgres.create_database(name, template=_TEMPLATE)
-    postgres.drop_database(name)
+    with fresh_database(postgres) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

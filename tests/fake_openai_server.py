@@ -151,6 +151,7 @@ class _Server(ThreadingHTTPServer):
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def log_message(self, *args: object) -> None:
         pass
@@ -189,8 +190,8 @@ class _Handler(BaseHTTPRequestHandler):
     def _send_stream(self, reply: Reply, chunks: list[Any]) -> None:
         self.send_response(200)
         self.send_header("content-type", "text/event-stream; charset=utf-8")
-        # Closing is the end of the body: a cut connection looks like an end, as it does behind many proxies.
-        self.send_header("connection", "close")
+        # Closing is the end of the body, as behind many proxies, unless a length was promised.
+        self.send_header(*(("content-length", "1000000") if reply.drop else ("connection", "close")))
         self.end_headers()
         self.close_connection = True
         for chunk in chunks:
@@ -199,5 +200,3 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
         if reply.hang == "after":
             self.server.fake.hang(self.connection)
-        elif reply.drop:
-            self.connection.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""Real small classes behind the agent's ports, for tests: a scripted model, a session on a plain directory, journals."""
+"""Real small classes behind the agent's ports, for tests: scripted model, session on a directory, journal."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from io import BufferedReader
 from pathlib import Path
 from threading import Event, Thread
-from typing import IO
 
 from agent.protocols import Captured, ExecResult, ExecStatus, Session
 from agent.types import (
@@ -177,11 +177,11 @@ class FakeSession:
                 stderr=subprocess.PIPE,
                 start_new_session=True,
             )
-        except FileNotFoundError:
-            text = f"{argv[0]}: not found"
+        except (FileNotFoundError, PermissionError) as error:
+            text = f"{argv[0]}: {error.strerror}"
             return ExecResult(
                 status=ExecStatus.EXIT,
-                returncode=127,
+                returncode=127 if isinstance(error, FileNotFoundError) else 126,
                 stdout=Captured(),
                 stderr=Captured(text=text, total_bytes=len(text)),
                 seconds=0.0,
@@ -271,7 +271,7 @@ class FakeSession:
 class _Stream:
     """Reads a pipe to its end and keeps its head and tail; sets `flooded` at four times `limit`."""
 
-    def __init__(self, pipe: IO[bytes], limit: int, flooded: Event) -> None:
+    def __init__(self, pipe: BufferedReader, limit: int, flooded: Event) -> None:
         self._pipe, self._limit, self._flooded = pipe, limit, flooded
         self._head, self._tail, self._total = b"", b"", 0
         self._thread = Thread(target=self._read)
@@ -280,7 +280,7 @@ class _Stream:
     def _read(self) -> None:
         half = self._limit // 2
         with self._pipe:
-            while chunk := self._pipe.read1(65536):  # type: ignore[attr-defined]
+            while chunk := self._pipe.read1(65536):
                 self._total += len(chunk)
                 room = self._limit - half - len(self._head)
                 self._head += chunk[:room]
@@ -328,5 +328,5 @@ def workspace(root: Path, files: Mapping[str, str | bytes]) -> FakeSession:
 
 
 def check_is_session(session: FakeSession) -> Session:
-    """mypy holds the fake to the port."""
+    """The type checker holds the fake to the port."""
     return session

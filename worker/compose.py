@@ -8,13 +8,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
 from celery import Celery
 
 from agent.protocols import Isolation, Model, Sandbox
 from agent.tokens import TokenCounter
 from worker import queue
-from worker.adapters.forge import GitHubForges
+from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BwrapSandbox
@@ -51,6 +52,20 @@ def make_model(settings: Settings) -> Model:
         allow_remote=settings.allow_remote_models,
         api_key=settings.model_api_key,
     )
+
+
+def make_forges(settings: Settings) -> GitHubForges:
+    """GitHub as the App when one is configured, else with a personal token."""
+    # A server on loopback is a double or a tunnel of our own: GitHub's etiquette of pauses is not owed to it.
+    own = (urlsplit(settings.github_url).hostname or "") in {"127.0.0.1", "::1", "localhost"}
+    pauses = {"seconds_between_requests": 0.0, "seconds_between_writes": 0.0} if own else {}
+    options = ClientOptions(api_url=settings.github_url, git_base_url=settings.git_base_url, **pauses)
+    if settings.github_app_id is not None:
+        return GitHubForges.for_app(settings.github_app_id, Path(settings.need("github_app_key_file")), options)
+    if settings.github_token is not None:
+        return GitHubForges.for_token(settings.github_token, options)
+    settings.need("github_app_id")
+    raise AssertionError("need() raises for an unset field")
 
 
 def make_sandbox(data_dir: Path, isolation: Isolation, repositories: GitRepositories) -> Sandbox:
@@ -92,13 +107,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         send = publisher.send
         use_cases: dict[str, Callable[..., None]]
         if role == "default":
-            forges = GitHubForges(
-                api_url=settings.github_url,
-                app_id=settings.github_app_id,
-                private_key_file=settings.github_app_key_file,
-                token=settings.github_token,
-                git_base_url=settings.git_base_url,
-            )
+            forges = make_forges(settings)
             use_cases = {
                 queue.INTAKE: Intake(
                     store=store,

@@ -12,7 +12,7 @@ from typing import Any
 
 from agent import evidence as rules
 from agent.evidence import Verdict
-from agent.hygiene import violations
+from agent.hygiene import HygienePolicy, check
 from agent.trajectory import JsonlJournal
 from agent.types import Evidence, Outcome, Patch
 from worker import compose
@@ -20,7 +20,7 @@ from worker.errors import Permanent, RepositoryRefused
 from worker.settings import Settings
 from worker.stages import config
 from worker.stages.attempt import Attempt
-from worker.stages.verification import Verifier
+from worker.stages.verification import Verifier, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,14 +86,19 @@ def fix(
             attempt = solver.solve(git_dir, task, journal, cancel)
         note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
         settings_of_repo = config.parse(repositories.read_file(git_dir, commit, config.PATH))
-        refused = violations(attempt.patch, allow_workflows=settings_of_repo.allow_workflow_changes)
+        refused = check(attempt.patch, HygienePolicy(allow_workflows=settings_of_repo.allow_workflow_changes))
         if refused:
-            verdict = Verdict(outcome=Outcome.REFUSED, reason="; ".join(v.reason for v in refused[:10]))
+            verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
             return LocalFix(attempt=attempt, verdict=verdict, evidence=())
         taken = Verifier(sandbox=sandbox, repositories=repositories).verify(
             git_dir, attempt.patch, settings_of_repo, cancel=cancel, record=lambda _: None
         )
-        verdict = rules.decide(patch_empty=attempt.patch.empty, exit_status=attempt.result.exit_status, evidence=taken)
+        verdict = rules.decide(
+            attempt.result.exit_status,
+            patch_is_empty=attempt.patch.empty,
+            test_command=settings_of_repo.test,
+            evidence=taken,
+        )
         return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken))
 
 

@@ -78,11 +78,13 @@ def _apply(block: Block, text: str, label: str) -> tuple[str, int, str | None]:
 
 
 def _readings(block: Block, text: str) -> list[Split]:
-    """The block's readings; for a file of mixed line ends also each with CRLF."""
+    """The block's readings, those that ask for most of the file first: a longer text is not there by accident. For a
+    file of mixed line ends also each with CRLF."""
+    splits = sorted(block.splits, key=lambda split: len(split.search), reverse=True)
     if "\r\n" not in text:
-        return list(block.splits)
-    crlf = [Split(s.search.replace("\n", "\r\n"), s.replace.replace("\n", "\r\n"), s.deletes) for s in block.splits]
-    return [*block.splits, *crlf]
+        return splits
+    crlf = [Split(s.search.replace("\n", "\r\n"), s.replace.replace("\n", "\r\n"), s.deletes) for s in splits]
+    return [*splits, *crlf]
 
 
 def _places(search: str, text: str) -> tuple[list[int], bool]:

@@ -1,16 +1,30 @@
-"""A store on a fresh, migrated database."""
+"""A store on a migrated database that is empty when a test starts."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import text
 
+from tests.conftest import fresh_database
+from worker.adapters.embedded import Postgres
+from worker.store.base import Base
 from worker.store.session import Store
 
 
+@pytest.fixture(scope="session")
+def shared_store(postgres: Postgres) -> Iterator[Store]:
+    """One database per pytest worker: emptying tables is ten times quicker than making a database."""
+    with fresh_database(postgres) as url:
+        store = Store(url)
+        yield store
+        store.close()
+
+
 @pytest.fixture
-def store(database_url: str) -> Iterator[Store]:
-    store = Store(database_url)
-    yield store
-    store.close()
+def store(shared_store: Store) -> Store:
+    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    with shared_store.transaction() as session:
+        session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
+    return shared_store

@@ -74,7 +74,7 @@ def test_every_address_of_a_name_must_be_ours(names):
     names["gpu.lan"] = ["192.168.0.7", "fd00::7"]
     assert not check_address("http://gpu.lan:8000/v1", ()).remote
     names["gpu.lan"].append("8.8.8.8")
-    with pytest.raises(SettingsError, match="gpu.lan is at 8.8.8.8"):
+    with pytest.raises(SettingsError, match=r"gpu\.lan is at 8\.8\.8\.8"):
         check_address("http://gpu.lan:8000/v1", ())
 
 

@@ -31,7 +31,8 @@ def run_checks(store: Store, double: GitHubDouble, run_id: UUID) -> Iterator[Che
         pull_request = queries.pull_request(session, run.repository, run.branch)
         yield Check("the ledger's rows add up to the usage shown", _ledger_adds_up(session, run))
     head = double.branch(REPOSITORY, run.branch)
-    yield Check("the branch is in the repository", head is not None)
+    ahead = double.repositories.ahead(REPOSITORY, run.base_branch, run.branch) if head else 0
+    yield Check("the branch is in the repository, one commit ahead", ahead == 1)
     tree = double.repositories.tree(REPOSITORY, run.branch)
     yield Check("its tree is the one that was verified", patch is not None and tree == patch.tree)
     pulls = double.pull_requests(REPOSITORY)

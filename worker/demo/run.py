@@ -22,6 +22,7 @@ from agent.tokens import TokenCounter
 from worker.adapters.models import open_model
 from worker.demo.checks import Check, run_checks
 from worker.demo.github_double import GitHubDouble
+from worker.demo.node import node_command
 from worker.demo.project import REPOSITORY, issue, project_files
 from worker.demo.record import record as record_script
 from worker.demo.watch import Progress, wait_for_end
@@ -108,7 +109,7 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
     with ExitStack() as stack:
         progress = stack.enter_context(Progress())
         progress.stage("Postgres, Redis and the GitHub double")
-        double = stack.enter_context(GitHubDouble(root / "github"))
+        double = stack.enter_context(GitHubDouble(root / "github", node=node_command()))
         servers = stack.enter_context(embedded_servers(root / "servers", durable=False))
         double.create_repository(REPOSITORY, project_files())
         port = free_port()

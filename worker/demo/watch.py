@@ -43,7 +43,7 @@ class Progress:
             self._status.stop()
 
     def stage(self, text: str) -> None:
-        self._console.print(f"{time.monotonic() - self._started:5.1f} s  {text}", markup=False)
+        self._console.print(f"{time.monotonic() - self._started:5.1f} s  {text}", markup=False, soft_wrap=True)
         if self._status is not None:
             self._status.update("")
 

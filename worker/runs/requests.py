@@ -17,7 +17,7 @@ from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, Run
 
 
 class IssueRequest(Frozen):
-    """Someone asked for one issue to be fixed; the text is frozen as it was when they asked."""
+    """Someone asked for an issue to be worked on; title and body are as they were at that moment."""
 
     repository: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$")
     installation_id: int | None

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Literal
 
 from agent import evidence as rules
-from agent.hygiene import is_test_path
+from agent.hygiene import Violation, is_test_path
 from agent.protocols import ExecResult, Sandbox, SandboxLimits, SandboxSpec
 from agent.types import Evidence, Patch
 from worker.stages.config import RepositoryConfig
@@ -26,6 +26,13 @@ def shown(result: ExecResult) -> str:
         return text
     half = KEPT_OUTPUT // 2
     return f"{text[:half]}\n[{len(text) - KEPT_OUTPUT} characters left out]\n{text[-half:]}"
+
+
+def refusal(violations: Sequence[Violation]) -> str:
+    """Why a patch may not be delivered, for people."""
+    told = "; ".join(f"{v.path}: {v.reason}" for v in violations[:10])
+    more = f"; and {len(violations) - 10} more" if len(violations) > 10 else ""
+    return f"the change may not be delivered: {told}{more}"
 
 
 @dataclass(frozen=True, kw_only=True)

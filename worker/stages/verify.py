@@ -9,7 +9,7 @@ from uuid import UUID
 
 from agent import evidence as rules
 from agent.evidence import Verdict
-from agent.hygiene import violations
+from agent.hygiene import HygienePolicy, check
 from agent.types import Evidence, Outcome
 from worker import logs, queue
 from worker.errors import LeaseLost, Permanent, Transient
@@ -18,7 +18,7 @@ from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages.config import RepositoryConfig
 from worker.stages.ports import Repositories
-from worker.stages.verification import Verifier
+from worker.stages.verification import Verifier, refusal
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
@@ -65,9 +65,9 @@ class Verify:
         assert run.exit_status is not None
         settings = RepositoryConfig.model_validate(run.repository_config)
         patch = ledger.stored_patch(row)
-        refused = violations(patch, allow_workflows=settings.allow_workflow_changes)
+        refused = check(patch, HygienePolicy(allow_workflows=settings.allow_workflow_changes))
         if refused:
-            verdict = Verdict(outcome=Outcome.REFUSED, reason="; ".join(v.reason for v in refused[:10]))
+            verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
         else:
             git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
             # The patch came through the database, perhaps from another host: its tree is made anew, and compared.
@@ -81,7 +81,9 @@ class Verify:
                     ledger.record_evidence(session, lease, piece)
 
             taken = self.verifier.verify(git_dir, patch, settings, cancel=holding.cancel, record=record)
-            verdict = rules.decide(patch_empty=patch.empty, exit_status=run.exit_status, evidence=taken)
+            verdict = rules.decide(
+                run.exit_status, patch_is_empty=patch.empty, test_command=settings.test, evidence=taken
+            )
         with self.store.transaction() as session:
             states.write(
                 session,

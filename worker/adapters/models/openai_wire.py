@@ -18,8 +18,10 @@ _SAFE_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def clean(text: str) -> str:
-    """`text` without lone surrogates, which JSON escapes can hold and UTF-8 can't."""
-    return text.encode("utf-8", "replace").decode("utf-8")
+    """`text` without surrogates, which JSON escapes can hold and UTF-8 can't: pairs joined, single ones replaced."""
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
 def request_message(message: Message) -> dict[str, Any]:

@@ -107,7 +107,7 @@ class ScriptedConversation:
         self._history = open_history(counter, system, tools)
         self._pending: list[Input] = []
         self._turn = self._calls = 0
-        self._sent = 0  # leading tokens that the call before has sent already
+        self._sent = 0  # the prompt of the call before; an answer follows it, so nothing rewrites it
 
     @property
     def tokens(self) -> int:
@@ -120,7 +120,7 @@ class ScriptedConversation:
 
     def add(self, messages: Sequence[Input]) -> None:
         for message in messages:
-            self._sent = min(self._sent, self._history.add(message))
+            self._history.add(message)
             self._pending.append(message)
 
     def complete(self, _sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:

@@ -1,0 +1,97 @@
+"""What executed tests prove: pure rules from their outcomes to what the run means for people."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Literal
+
+from agent.protocols import ExecResult, ExecStatus
+from agent.types import Evidence, ExitStatus, Frozen, Outcome, TestOutcome
+
+_CANNOT_RUN = {126, 127}  # the shell's: not executable, not found
+_NOTHING_COLLECTED = re.compile(r"no tests (ran|collected|found)|collected 0 items", re.IGNORECASE)
+_BAD_USAGE = re.compile(r"^ERROR: (usage:|file or directory not found|not found:)", re.MULTILINE)
+
+Stage = Literal["before", "before_with_new_tests", "after"]
+
+
+class Verdict(Frozen):
+    outcome: Outcome
+    reason: str
+
+
+def judge(result: ExecResult) -> TestOutcome:
+    """How a test command ended. An exit code that means "nothing was tested" in some runners and "this many failed"
+    in others counts as the former only where the output says so, or says nothing at all."""
+    if result.status is not ExecStatus.EXIT or result.returncode is None:
+        return TestOutcome.ERROR
+    if result.returncode in _CANNOT_RUN:
+        return TestOutcome.ERROR
+    said = result.stdout.text + result.stderr.text
+    if result.returncode == 5 and (not said.strip() or _NOTHING_COLLECTED.search(said)):
+        return TestOutcome.ERROR
+    if result.returncode == 4 and _BAD_USAGE.search(said):
+        return TestOutcome.ERROR
+    return TestOutcome.PASSED if result.returncode == 0 else TestOutcome.FAILED
+
+
+def decide(
+    exit_status: ExitStatus, *, patch_is_empty: bool, test_command: str | None, evidence: Sequence[Evidence]
+) -> Verdict:
+    """`fixed` only where something was executed that failed without the change and passes with it, and where the
+    agent itself was done; of several rows of a stage the last one counts."""
+    if patch_is_empty:
+        return Verdict(outcome=Outcome.UNSOLVED, reason=f"no file was changed ({_ended(exit_status)})")
+    verdict = _tested(test_command, {row.stage: row.outcome for row in evidence})
+    if verdict.outcome is Outcome.FIXED and exit_status is not ExitStatus.SUBMITTED:
+        return Verdict(outcome=Outcome.PARTIAL, reason=f"{verdict.reason}, but {_ended(exit_status)}")
+    return verdict
+
+
+def _tested(test_command: str | None, outcomes: dict[Stage, TestOutcome]) -> Verdict:
+    before = outcomes.get("before", TestOutcome.NOT_RUN)
+    new_tests = outcomes.get("before_with_new_tests", TestOutcome.NOT_RUN)
+    after = outcomes.get("after", TestOutcome.NOT_RUN)
+    shown = TestOutcome.FAILED in {before, new_tests}
+    passed, failed, error, not_run = TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR, TestOutcome.NOT_RUN
+
+    if test_command is None:
+        return _partial("not verified: no test command is known, so nothing was executed")
+    if after is passed and shown:
+        which = "the tests" if before is failed else "the new tests"
+        return Verdict(outcome=Outcome.FIXED, reason=f"{which} failed without the change and all pass with it")
+    # After the line above: a repository without any tests "can't run" them until the change adds the first ones.
+    if before is error:
+        return Verdict(outcome=Outcome.SETUP_FAILED, reason="the test command can't be run even without the change")
+    if after is not_run:
+        return _partial("not verified: the tests were not run with the change")
+    if after is passed and before is not_run:
+        return _partial("the tests pass with the change, but were not run without it")
+    if after is passed:
+        return _partial("the tests pass with the change and did without it: nothing shows that the problem is gone")
+    if after is error:
+        return _unsolved("the tests can't be run to their end with the change")
+    if before is passed:
+        return _unsolved("the change breaks tests that passed without it")
+    if before is failed:
+        return _partial("tests failed without the change and tests still fail with it")
+    return _partial("tests fail with the change, and were not run without it")
+
+
+def _partial(reason: str) -> Verdict:
+    return Verdict(outcome=Outcome.PARTIAL, reason=reason)
+
+
+def _unsolved(reason: str) -> Verdict:
+    return Verdict(outcome=Outcome.UNSOLVED, reason=reason)
+
+
+def _ended(exit_status: ExitStatus) -> str:
+    return {
+        ExitStatus.SUBMITTED: "the agent said it is done",
+        ExitStatus.LIMITS_EXCEEDED: "a limit ended the agent before it was done",
+        ExitStatus.FORMAT_ERRORS: "the agent's answers became unusable before it was done",
+        ExitStatus.CANCELLED: "the agent was cancelled before it was done",
+        ExitStatus.ERROR: "an error ended the agent before it was done",
+    }[exit_status]

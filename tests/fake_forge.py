@@ -1,0 +1,183 @@
+"""A forge in memory. It passes the same contract tests as the PyGithub adapter (tests/contracts)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import SecretStr
+
+from worker.errors import ForgeRefused
+from worker.stages.ports import Comment, Forge, Forges, Issue, PullRequestRef, RepositoryInfo
+
+BOT = "devstral-fixer[bot]"
+BASE = "https://github.example"
+
+
+@dataclass
+class FakeRepository:
+    """What GitHub would hold of one repository; tests change it freely. `branches` may be asked of real git."""
+
+    full_name: str
+    clone_url: str
+    default_branch: str = "main"
+    archived: bool = False
+    permissions: dict[str, str] = field(default_factory=dict)
+    issues: dict[int, Issue] = field(default_factory=dict)
+    comments: dict[int, list[Comment]] = field(default_factory=dict)
+    pull_requests: list[PullRequestRef] = field(default_factory=list)
+    has_branch: Callable[[str], bool] = lambda _: True
+
+    def open_issue(self, title: str = "wrap() is one too wide", body: str = "", **changes: Any) -> int:
+        number = 1 + len(self.issues) + len(self.pull_requests)
+        values = {
+            "number": number,
+            "title": title,
+            "body": body,
+            "state": "open",
+            "locked": False,
+            "is_pull_request": False,
+            "labels": (),
+            "author": "octo-admin",
+            "url": f"{BASE}/{self.full_name}/issues/{number}",
+            **changes,
+        }
+        self.issues[number] = Issue(**values)
+        return number
+
+
+class FakeForge:
+    """`faults` maps a method's name to errors it raises, one a call, before (or, if wrapped by `After`, after) the
+    effect."""
+
+    def __init__(self, repository: FakeRepository) -> None:
+        self._repository = repository
+        self.faults: dict[str, list[Exception | After]] = {}
+        self.calls: list[str] = []
+
+    def repository(self) -> RepositoryInfo:
+        self._begin("repository")
+        r = self._repository
+        return RepositoryInfo(
+            full_name=r.full_name,
+            default_branch=r.default_branch,
+            archived=r.archived,
+            disabled=False,
+            clone_url=r.clone_url,
+        )
+
+    def issue(self, number: int) -> Issue:
+        self._begin("issue")
+        return self._issue(number)
+
+    def permission(self, login: str) -> str:
+        self._begin("permission")
+        return self._repository.permissions.get(login, "none")
+
+    def find_comment(self, number: int, marker: str) -> Comment | None:
+        self._begin("find_comment")
+        comments = self._repository.comments.get(number, [])
+        return next((c for c in comments if c.author == BOT and marker in c.body), None)
+
+    def create_comment(self, number: int, body: str) -> Comment:
+        after = self._begin("create_comment")
+        self._issue(number)
+        count = sum(map(len, self._repository.comments.values()))
+        comment = Comment(id=count + 1, body=body, url=f"{BASE}/c/{count + 1}", author=BOT)
+        self._repository.comments.setdefault(number, []).append(comment)
+        self._end(after)
+        return comment
+
+    def edit_comment(self, comment_id: int, body: str) -> Comment:
+        after = self._begin("edit_comment")
+        for comments in self._repository.comments.values():
+            for i, comment in enumerate(comments):
+                if comment.id == comment_id:
+                    comments[i] = comment.model_copy(update={"body": body})
+                    self._end(after)
+                    return comments[i]
+        raise ForgeRefused(f"no comment {comment_id}")
+
+    def find_pull_request(self, head_branch: str) -> PullRequestRef | None:
+        self._begin("find_pull_request")
+        found = [p for p in self._repository.pull_requests if p.head_branch == head_branch]
+        return max(found, key=lambda p: (p.state == "open", p.number), default=None)
+
+    def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef:
+        after = self._begin("open_pull_request")
+        if not self._repository.has_branch(head) or not self._repository.has_branch(base):
+            raise ForgeRefused("head or base is no branch")
+        if any(p.head_branch == head and p.state == "open" for p in self._repository.pull_requests):
+            raise ForgeRefused(f"a pull request for {head} exists")
+        number = 1 + len(self._repository.issues) + len(self._repository.pull_requests)
+        reference = PullRequestRef(
+            number=number,
+            url=f"{BASE}/{self._repository.full_name}/pull/{number}",
+            state="open",
+            merged=False,
+            draft=draft,
+            head_branch=head,
+            title=title,
+            body=body,
+        )
+        self._repository.pull_requests.append(reference)
+        self._end(after)
+        return reference
+
+    def edit_pull_request(self, number: int, *, title: str, body: str) -> PullRequestRef:
+        after = self._begin("edit_pull_request")
+        for i, reference in enumerate(self._repository.pull_requests):
+            if reference.number == number:
+                changed = reference.model_copy(update={"title": title, "body": body})
+                self._repository.pull_requests[i] = changed
+                self._end(after)
+                return changed
+        raise ForgeRefused(f"no pull request {number}")
+
+    def git_token(self, access: Literal["read", "write"]) -> SecretStr:
+        self._begin("git_token")
+        return SecretStr(f"token-{access}")
+
+    def _issue(self, number: int) -> Issue:
+        try:
+            return self._repository.issues[number]
+        except KeyError as error:
+            raise ForgeRefused(f"no issue {number}") from error
+
+    def _begin(self, name: str) -> Exception | None:
+        self.calls.append(name)
+        fault = self.faults[name].pop(0) if self.faults.get(name) else None
+        if isinstance(fault, After):
+            return fault.error
+        if fault is not None:
+            raise fault
+        return None
+
+    @staticmethod
+    def _end(after: Exception | None) -> None:
+        if after is not None:
+            raise after
+
+
+@dataclass
+class After:
+    """The effect happens, and then the answer is lost."""
+
+    error: Exception
+
+
+class FakeForges:
+    def __init__(self, *forges: FakeForge) -> None:
+        self._forges = {forge._repository.full_name: forge for forge in forges}
+
+    def open(self, repository: str, installation_id: int | None) -> Forge:
+        del installation_id
+        if repository not in self._forges:
+            raise ForgeRefused(f"{repository} is not found, or not installed")
+        return self._forges[repository]
+
+
+def check_is_forge(forge: FakeForge, forges: FakeForges) -> tuple[Forge, Forges]:
+    """mypy holds the fakes to the port."""
+    return forge, forges

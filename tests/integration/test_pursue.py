@@ -1,0 +1,241 @@
+"""One permit against real Postgres and real git, with a model and a workspace that tests can steer."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from agent.protocols import Isolation, SandboxSpec
+from agent.types import ExitStatus, Limits, Price
+from tests.factories import issue_request
+from tests.fakes import FakeModel, FakeSession, call, say
+from worker import queue
+from worker.adapters.repos import GitRepositories
+from worker.demo.github_double.bare import BareRepositories
+from worker.errors import ModelUnavailable, SandboxUnavailable, ScriptMismatch
+from worker.heartbeat import Heartbeat
+from worker.runs import requests, states
+from worker.stages.attempt import Solver
+from worker.stages.pursue import Pursue
+from worker.store import queries
+from worker.store.models import Patch, Run, RunState, Spend, Step
+
+WRITE = ("write_file", '{"path": "new.txt", "content": "made\\n"}')
+
+
+class FakeSandbox:
+    """Workspaces are plain directories; `broken` makes opening fail as a real sandbox would."""
+
+    isolation = Isolation.BASIC
+    capabilities: frozenset[str] = frozenset()
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._count = 0
+        self.broken = False
+
+    def open(self, spec: SandboxSpec) -> FakeSession:
+        if self.broken:
+            raise SandboxUnavailable("the sandbox did not start")
+        self._count += 1
+        work = self._root / f"work-{self._count}"
+        work.mkdir(parents=True)
+        session = FakeSession(work, spec.git_dir)
+        session.reset(spec.tree)
+        return session
+
+
+class World:
+    def __init__(self, store, tmp_path):
+        self.store = store
+        bare = BareRepositories(tmp_path / "origin")
+        self.commit = bare.create("acme/textkit", {"README.md": "hello\n"}, "main")
+        self.repositories = GitRepositories(tmp_path / "repositories", allow_file=True)
+        self.repositories.fetch("acme/textkit", f"file://{bare.path('acme/textkit')}", None)
+        self.sandbox = FakeSandbox(tmp_path / "workspaces")
+        self.sent: list[queue.Wake] = []
+        self.stopping = threading.Event()
+        self.heartbeat = Heartbeat(store, seconds=3600)  # beats only when a test says so
+        with store.transaction() as session:
+            self.run_id, _ = requests.start(
+                session,
+                issue_request(),
+                clone_url="u",
+                base_branch="main",
+                base_commit=self.commit,
+                profile="small-24b",
+                max_attempts=2,
+                repository_config={},
+            )
+
+    def pursue(self, *answers) -> None:
+        solver = Solver(
+            model=FakeModel(*answers),
+            sandbox=self.sandbox,
+            repositories=self.repositories,
+            limits=Limits(),
+            price=Price(prompt=1.0, completion=2.0),
+        )
+        Pursue(
+            store=self.store,
+            heartbeat=self.heartbeat,
+            solver=solver,
+            repositories=self.repositories,
+            send=self.sent.append,
+            profile="small-24b",
+            lease_seconds=60,
+            stopping=self.stopping,
+        )()
+
+    @property
+    def run(self) -> Run:
+        with self.store.transaction() as session:
+            return session.get_one(Run, self.run_id)
+
+    def count(self, table) -> int:
+        with self.store.transaction() as session:
+            return session.scalar(select(func.count()).select_from(table)) or 0
+
+    def ready_again(self) -> None:
+        with self.store.transaction() as session:
+            session.execute(update(Run).values(not_before=None))
+
+
+@pytest.fixture
+def world(store, tmp_path):
+    world = World(store, tmp_path)
+    yield world
+    world.heartbeat.close()
+
+
+def test_a_run_is_claimed_worked_on_and_concluded(world):
+    world.pursue(call(WRITE), say("I made the file."))
+    run = world.run
+    assert (run.state, run.exit_status, run.summary) == (
+        RunState.CONCLUDED,
+        ExitStatus.SUBMITTED,
+        "I made the file.",
+    )
+    assert run.lease_owner is None
+    assert run.prompt_hash
+    assert (run.calls, world.count(Spend), world.count(Step)) == (2, 2, 2)
+    assert world.sent == [queue.verify(run.id)]
+    with world.store.transaction() as session:
+        patch = queries.patch(session, run.id)
+        assert patch is not None
+        assert [change["path"] for change in patch.files] == ["new.txt"]
+
+
+def test_a_permit_without_a_run_is_spent_quietly(world):
+    world.pursue(say("done"), say("done"))
+    world.pursue()
+    assert world.run.state is RunState.CONCLUDED
+
+
+def test_a_model_that_is_down_gives_the_run_back_and_counts_no_attempt(world):
+    for _ in range(3):  # more often than max_attempts
+        world.pursue(ModelUnavailable("no answer from http://127.0.0.1:1234"))
+        run = world.run
+        assert (run.state, run.attempt) == (RunState.QUEUED, 0)
+        assert "no answer from" in (run.reason or "")
+        assert run.not_before is not None
+        world.ready_again()
+    world.pursue(call(WRITE), say("done"))
+    assert world.run.state is RunState.CONCLUDED
+
+
+def test_what_was_spent_before_the_model_went_down_stays_booked(world):
+    world.pursue(call(WRITE), ModelUnavailable("gone"))
+    world.ready_again()
+    world.pursue(call(WRITE), say("done"))
+    with world.store.transaction() as session:
+        rows = session.execute(select(Spend.lease_token, Spend.call).order_by(Spend.id)).all()
+    assert [tuple(row) for row in rows] == [(1, 0), (2, 0), (2, 1)]
+    assert world.run.calls == 3
+
+
+def test_a_broken_sandbox_counts_and_the_last_attempt_fails(world):
+    world.sandbox.broken = True
+    world.pursue()
+    assert (world.run.state, world.run.attempt) == (RunState.QUEUED, 1)
+    world.ready_again()
+    world.pursue()
+    run = world.run
+    assert run.state is RunState.FAILED
+    assert "given up after 2 attempts" in (run.reason or "")
+
+
+def test_a_permanent_failure_ends_the_run_with_its_reason(world):
+    world.pursue(ScriptMismatch("turn 1 differs"))
+    assert (world.run.state, world.run.reason) == (RunState.FAILED, "turn 1 differs")
+    assert world.sent == [queue.deliver(world.run_id)]
+
+
+def test_a_bug_of_ours_fails_the_run_and_kills_no_worker(world):
+    world.pursue(RuntimeError("a bug"))
+    assert world.run.state is RunState.FAILED
+    assert "internal error: RuntimeError: a bug" in (world.run.reason or "")
+
+
+def test_a_worker_that_lost_its_lease_writes_nothing_more(world):
+    def taken_over() -> None:
+        with world.store.transaction() as session:
+            session.execute(update(Run).values(lease_expires_at=text("now() - interval '1 s'")))
+        with world.store.transaction() as session:
+            states.expire(session)
+        with world.store.transaction() as session:
+            assert states.claim_next(session, profile="small-24b", owner="b", seconds=60) is not None
+
+    world.pursue(taken_over_during(call(WRITE), taken_over), say("done"))
+    run = world.run
+    assert (run.state, run.lease_owner) == (RunState.RUNNING, "b")
+    assert (world.count(Spend), world.count(Step), world.count(Patch)) == (0, 0, 0)
+
+
+def taken_over_during(answer, action):
+    """An answer during which something else happens."""
+
+    def generate(_deadline, _cancel):
+        action()
+        return answer
+
+    return generate
+
+
+def test_cancelling_stops_at_the_next_step_and_keeps_the_diff(world):
+    def cancelled() -> None:
+        with world.store.transaction() as session:
+            requests.cancel(session, world.run_id, by="ann")
+        world.heartbeat.beat()
+
+    world.pursue(call(WRITE), taken_over_during(call(("bash", '{"command": "true"}')), cancelled), say("never"))
+    run = world.run
+    assert (run.state, run.exit_status) == (RunState.CANCELLED, ExitStatus.CANCELLED)
+    assert "ann" in (run.reason or "")
+    assert world.count(Patch) == 1
+
+
+def test_a_worker_that_shuts_down_hands_the_run_back_at_once(world):
+    world.pursue(taken_over_during(call(WRITE), world.stopping.set), say("never"))
+    run = world.run
+    assert (run.state, run.attempt, run.lease_owner) == (RunState.QUEUED, 0, None)
+    assert world.sent == [queue.permit("small-24b")]
+    world.pursue()
+    assert world.run.state is RunState.QUEUED, "a stopping worker claims nothing"
+
+
+def test_a_heartbeat_keeps_the_lease(world):
+    def beaten() -> None:
+        with world.store.transaction() as session:
+            session.execute(update(Run).values(lease_expires_at=text("now() + interval '1 s'")))
+        world.heartbeat.beat()
+        with world.store.transaction() as session:
+            left = session.scalar(select(Run.lease_expires_at - func.now()))
+        assert left is not None
+        assert left.total_seconds() > 3000
+
+    world.pursue(taken_over_during(call(WRITE), beaten), say("done"))
+    assert world.run.state is RunState.CONCLUDED

@@ -1,0 +1,322 @@
+"""Every way a trajectory can go and end, with a real workspace and a scripted model."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.errors import Cancelled
+from agent.loop import MAX_UNUSABLE, Agent
+from agent.types import (
+    AssistantMessage,
+    Completion,
+    ExitStatus,
+    Limits,
+    Price,
+    Sampling,
+    Task,
+    ToolMessage,
+    Usage,
+    UserMessage,
+)
+from tests.fakes import FakeJournal, FakeModel, FakeSession, call, say, workspace
+from worker.errors import LeaseLost, ModelUnavailable, SandboxUnavailable
+
+TASK = Task(repository="acme/shop", issue_number=7, title="Sum is wrong", body="1 + 1 gives 3", base_commit="0" * 40)
+EDIT = call(("write_file", json.dumps({"path": "fix.py", "content": "x = 2\n"})))
+LOOK = call(("read_file", '{"path": "shop.py"}'))
+NOISE = Completion(message=AssistantMessage(), usage=Usage(prompt=100, completion=10), finish_reason="stop", seconds=0)
+
+
+def bash(command: str) -> tuple[str, str]:
+    return ("bash", json.dumps({"command": command}))
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> FakeSession:
+    return workspace(tmp_path, {"shop.py": "x = 3\n"})
+
+
+Make = Callable[..., Agent]
+
+
+@pytest.fixture
+def make(session: FakeSession) -> Make:
+    def made(*answers: object, model: FakeModel | None = None, journal: FakeJournal | None = None, **limits: float):
+        return Agent(
+            model or FakeModel(*answers),
+            session,
+            journal or FakeJournal(),
+            TASK,
+            limits=Limits.model_validate(limits),
+            price=Price(prompt=1.0, completion=10.0),
+            sampling=Sampling(),
+            cancel=threading.Event(),
+        )
+
+    return made
+
+
+def test_a_change_and_a_summary_is_a_submission(make: Make, session: FakeSession):
+    agent = make(LOOK, EDIT, say("Fixed the sum."))
+    result = agent.run()
+    assert (result.exit_status, result.summary, result.steps) == (ExitStatus.SUBMITTED, "Fixed the sum.", 3)
+    assert result.usage == Usage(prompt=300, cached=120, completion=30)
+    assert result.usd == pytest.approx(3 * (100 + 100) / 1e6)
+    assert result.changed
+    assert result.final_tree == session.snapshot()
+    assert agent.model.conversation.closed
+    assert agent.result == result
+
+
+def test_a_step_is_journaled_with_its_tree_only_when_that_changed(make: Make):
+    journal = FakeJournal()
+    result = make(LOOK, EDIT, call(bash("true")), say("done"), journal=journal).run()
+    assert [step.tree for step in journal.steps] == [None, result.final_tree, None, None]
+    assert [step.index for step in journal.steps] == [0, 1, 2, 3]
+    assert [spend[0] for spend in journal.spends] == [0, 1, 2, 3]
+
+
+def test_order_within_a_step(make: Make):
+    journal = FakeJournal()
+    make(EDIT, say("done"), journal=journal).run()
+    assert journal.order[:4] == ["checkpoint", "spend", "checkpoint", "step"]
+
+
+def test_several_calls_of_one_answer_run_in_order_and_have_one_result_each(make: Make, session: FakeSession):
+    answer = call(bash("echo a >> log"), ("nonsense", "{}"), bash("echo b >> log"), ("bash", "{broken"))
+    agent = make(answer, say("done"))
+    agent.run()
+    assert session.read("log") == b"a\nb\n"
+    results = [m for m in agent.model.conversation.messages if isinstance(m, ToolMessage)]
+    assert [m.tool_call_id for m in results] == [c.id for c in answer.message.tool_calls]
+    assert [m.content.startswith("<tool_error>") for m in results] == [False, True, False, True]
+
+
+def test_an_unusable_answer_is_booked_before_it_is_understood(make: Make):
+    """Moving `journal.spend` behind `_react` turns this red: the tool that dies there would hide the spend."""
+    journal = FakeJournal()
+    agent = make(call(bash("true")), journal=journal)
+
+    def die(_deadline: float, _cancel: threading.Event) -> Completion:
+        agent._workspace._session.dies = True
+        return call(bash("true"))
+
+    agent.model.answers = [die]
+    with pytest.raises(SandboxUnavailable):
+        agent.run()
+    assert [spend[1] for spend in journal.spends] == [Usage(prompt=100, cached=40, completion=10)]
+    assert journal.steps == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "named"),
+    [
+        ({"steps": 2}, "steps: 2 of 2"),
+        ({"tokens": 220}, "tokens: 220 of 220"),
+        ({"usd": 0.0004}, "USD: 0.0004 of 0.0004"),
+        ({"wall_seconds": 1e-9}, "wall time"),
+        ({"context_tokens": 370}, "context window: 120 of 370"),
+    ],
+)
+def test_each_limit_ends_it_by_name_and_keeps_the_diff(make: Make, limits: dict[str, float], named: str):
+    result = make(EDIT, LOOK, LOOK, say("done"), **limits).run()
+    assert result.exit_status is ExitStatus.LIMITS_EXCEEDED
+    assert result.reason.startswith(named)
+    assert result.changed is (named != "wall time")
+
+
+def test_the_answer_is_shortened_to_what_is_free_in_the_window(make: Make):
+    model = FakeModel(EDIT, say("done"), first_tokens=1000, tokens_per_message=50)
+    make(model=model, context_tokens=2000).run()
+    assert [sampling.max_tokens for sampling in model.samplings] == [950, 900]
+
+
+def test_an_aborted_call_past_the_deadline_is_booked_and_ends_by_wall_time(make: Make):
+    def slow(deadline: float, cancel: threading.Event) -> Completion:
+        cancel.wait(deadline - time.monotonic())
+        return say("half an ans", finish_reason="abort")
+
+    journal = FakeJournal()
+    result = make(EDIT, slow, journal=journal, wall_seconds=3.0).run()
+    assert result.exit_status is ExitStatus.LIMITS_EXCEEDED
+    assert result.reason.startswith("wall time")
+    assert result.changed
+    assert len(journal.spends) == 2
+
+
+def test_a_call_aborted_by_cancellation_is_booked_and_ends_as_cancelled(make: Make):
+    def cancelled(_deadline: float, cancel: threading.Event) -> Completion:
+        cancel.set()
+        return say("", finish_reason="abort")
+
+    journal = FakeJournal()
+    result = make(EDIT, cancelled, journal=journal).run()
+    assert result.exit_status is ExitStatus.CANCELLED
+    assert result.changed
+    assert len(journal.spends) == len(journal.steps) == 2
+
+
+def test_cancelled_in_mid_step_the_command_stops_and_the_rest_is_answered_but_not_run(
+    make: Make, session: FakeSession, tmp_path: Path
+):
+    started = tmp_path / "started"
+    os.mkfifo(started)
+    journal = FakeJournal()
+    agent = make(call(bash(f"touch one; echo > {started}; sleep 60"), bash("touch never")), journal=journal)
+
+    def cancel_once_started() -> None:
+        started.read_bytes()
+        agent._cancel.set()
+
+    thread = threading.Thread(target=cancel_once_started)
+    thread.start()
+    result = agent.run()
+    thread.join()
+    assert result.exit_status is ExitStatus.CANCELLED
+    assert result.seconds < 30
+    assert not (session.root / "never").exists()
+    first, second = journal.steps[0].actions
+    assert "cancelled" in first.observation
+    assert "not run" in second.observation
+    assert result.changed, "what the first command did is kept"
+
+
+def test_cancelled_by_the_journal_between_two_calls(make: Make, session: FakeSession):
+    journal = FakeJournal(ends={2: Cancelled("a person cancelled it")})
+    result = make(call(bash("touch one"), bash("touch two")), journal=journal).run()
+    assert (result.exit_status, result.reason) == (ExitStatus.CANCELLED, "a person cancelled it")
+    assert (session.root / "one").exists()
+    assert not (session.root / "two").exists()
+    assert [action.ok for action in journal.steps[0].actions] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "unusable",
+    [
+        NOISE,
+        NOISE.model_copy(update={"finish_reason": "length"}),
+        say("half a sent", finish_reason="length"),
+        NOISE.model_copy(update={"message": AssistantMessage(raw="[TOOL_CALLS]ba")}),
+        call(("bash", '{"command": "l'), finish_reason="length"),
+        call(("no_such_tool", "{}")),
+    ],
+)
+def test_unusable_answers_in_a_row_end_it_and_are_billed(make: Make, unusable: Completion):
+    journal = FakeJournal()
+    result = make(*[unusable] * MAX_UNUSABLE, journal=journal).run()
+    assert result.exit_status is ExitStatus.FORMAT_ERRORS
+    assert len(journal.spends) == result.steps == MAX_UNUSABLE
+
+
+def test_a_usable_answer_in_between_forgives(make: Make):
+    result = make(NOISE, NOISE, LOOK, NOISE, NOISE, EDIT, say("done")).run()
+    assert result.exit_status is ExitStatus.SUBMITTED
+
+
+def test_an_answer_that_was_cut_off_is_named_so_to_the_model(make: Make):
+    agent = make(call(("bash", '{"command": "l'), finish_reason="length"), EDIT, say("done"))
+    agent.run()
+    results = [m.content for m in agent.model.conversation.messages if isinstance(m, ToolMessage)]
+    assert "cut off" in results[0]
+
+
+def test_submitting_an_unchanged_tree_is_questioned_once_then_accepted(make: Make):
+    agent = make(say("nothing to do"), say("really: works as documented"))
+    result = agent.run()
+    assert (result.exit_status, result.summary) == (ExitStatus.SUBMITTED, "really: works as documented")
+    assert not result.changed
+    told = [m.content for m in agent.model.conversation.messages if isinstance(m, UserMessage)]
+    assert len(told) == 2
+    assert "No file was changed" in told[1]
+
+
+def test_a_model_that_is_down_passes_through_and_the_diff_is_known(make: Make, session: FakeSession):
+    agent = make(EDIT, ModelUnavailable("503"))
+    with pytest.raises(ModelUnavailable):
+        agent.run()
+    assert agent.model.conversation.closed
+    assert agent.result.exit_status is ExitStatus.ERROR
+    assert agent.result.final_tree == session.snapshot()
+
+
+@pytest.mark.parametrize("where", ["spend", "step"])
+def test_a_lost_lease_at_a_write_ends_it_there(make: Make, where: str):
+    agent = make(EDIT, EDIT, journal=FakeJournal(refuses={where: LeaseLost("taken over")}))
+    with pytest.raises(LeaseLost):
+        agent.run()
+    assert agent.model.conversation.closed
+    assert len(agent.model.answers) == 1, "no further call"
+
+
+def test_a_lost_lease_at_a_checkpoint_keeps_the_command_from_running(make: Make, session: FakeSession):
+    agent = make(EDIT, journal=FakeJournal(ends={1: LeaseLost("taken over")}))
+    with pytest.raises(LeaseLost):
+        agent.run()
+    assert not (session.root / "fix.py").exists()
+
+
+def test_a_sandbox_that_dies_passes_through_and_is_never_shown_to_the_model(make: Make, session: FakeSession):
+    agent = make(EDIT, call(bash("true")))
+    known: list[str] = []
+    run_bash = agent.model.answers.pop()
+
+    def die(_deadline: float, _cancel: threading.Event) -> Completion:
+        known.append(session.snapshot())
+        session.dies = True
+        return run_bash
+
+    agent.model.answers.append(die)
+    with pytest.raises(SandboxUnavailable, match="the sandbox is gone"):
+        agent.run()
+    assert agent.model.conversation.closed
+    assert agent.result.final_tree == known[0], "the last tree that was saved"
+    assert "could not be saved" in agent.result.reason
+    assert not any("gone" in m.content for m in agent.model.conversation.messages)
+
+
+def test_a_failing_last_snapshot_does_not_hide_the_first_error(make: Make, session: FakeSession):
+    def die(_deadline: float, _cancel: threading.Event) -> Completion:
+        session.dies = True
+        raise ModelUnavailable("first")
+
+    agent = make(EDIT, die)
+    with pytest.raises(ModelUnavailable, match="first"):
+        agent.run()
+
+
+def test_a_model_that_can_not_be_opened(make: Make):
+    class Down(FakeModel):
+        def open(self, system, tools):
+            raise ModelUnavailable("refused")
+
+    agent = make(model=Down())
+    with pytest.raises(ModelUnavailable):
+        agent.run()
+    assert agent.result.final_tree is None
+
+
+def test_a_command_gets_no_more_time_than_the_run_has_left(make: Make):
+    result = make(call(bash("sleep 60")), wall_seconds=1.0).run()
+    assert result.exit_status is ExitStatus.LIMITS_EXCEEDED
+    assert result.seconds < 30
+
+
+def test_what_a_message_can_not_carry_is_replaced(make: Make, session: FakeSession):
+    session.write("odd.txt", b"a\x1b[31m\xff" + b"x" * 9000 + b"\0")
+    agent = make(call(("read_file", '{"path": "odd.txt"}')), EDIT, say("done"))
+    agent.run()
+    result = next(m.content for m in agent.model.conversation.messages if isinstance(m, ToolMessage))
+    assert not {"\0", "\x1b"} & set(result)
+
+
+def test_ten_calls_at_once(make: Make, session: FakeSession):
+    result = make(call(*[bash(f"echo {i} >> log") for i in range(10)]), say("done")).run()
+    assert session.read("log").split() == [str(i).encode() for i in range(10)]
+    assert result.steps == 2

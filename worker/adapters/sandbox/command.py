@@ -1,0 +1,153 @@
+"""What a sandbox is made of: the bubblewrap options, the quiet environment, and the first lines run inside."""
+
+from __future__ import annotations
+
+import re
+import resource
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.protocols import SandboxLimits
+
+WORKSPACE = "/workspace"
+_PATH = "/usr/local/bin:/usr/bin:/bin"
+_UID = "1000"
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
+
+# Programs, libraries and what they look up; nothing else of the host's /etc.
+_HOST_ETC = ("alternatives", "ld.so.cache", "ld.so.conf.d", "ssl/certs", "localtime", "mime.types")
+_ROOT_LINKS = ("bin", "sbin", "lib", "lib64", "lib32", "libx32")
+
+ETC_FILES = {
+    "passwd": f"root:x:0:0:root:/:/usr/sbin/nologin\nagent:x:{_UID}:{_UID}:agent:/home/agent:/bin/sh\n",
+    "group": f"root:x:0:\nagent:x:{_UID}:\n",
+    "hosts": "127.0.0.1 localhost sandbox\n::1 localhost\n",
+    "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+
+# The first program inside. Limits come first and are hard, so nothing after them can raise them; the memory of the
+# host outranks a sandbox's (oom_score_adj); the caller's variables reach only the command itself.
+# Arguments: limits (f d p n), working directory, NAME=VALUE…, "--", the command.
+_PRELUDE = """
+{ ulimit -c 0 && ulimit -f "$1" && ulimit -d "$2" && ulimit -n "$4"; } || exit 125
+ulimit -u "$3" 2>/dev/null || ulimit -p "$3" || exit 125
+{ echo 1000 >/proc/self/oom_score_adj; } 2>/dev/null
+cd -- "$5" || exit 126
+shift 5
+while [ "$1" != -- ]; do export "$1"; shift; done
+shift
+exec "$@"
+"""
+PRELUDE_FAILED = 125
+
+
+@dataclass(frozen=True)
+class Mount:
+    """`source` as bubblewrap sees it (see `stage`), shown inside at `target`."""
+
+    source: str
+    target: str
+    writable: bool = False
+
+
+def hardening() -> dict[str, list[str]]:
+    """The options that take something away, by name: each one has a test that turns red without it."""
+    return {
+        "user": ["--unshare-user", "--uid", _UID, "--gid", _UID],
+        "pid": ["--unshare-pid"],
+        "net": ["--unshare-net"],
+        "ipc": ["--unshare-ipc"],
+        "uts": ["--unshare-uts", "--hostname", "sandbox"],
+        "cgroup": ["--unshare-cgroup-try"],
+        "userns": ["--disable-userns"],
+        "parent": ["--die-with-parent"],
+        "terminal": ["--new-session"],
+        "capabilities": ["--cap-drop", "ALL"],
+        "environment": ["--clearenv"],
+    }
+
+
+def options(
+    mounts: Iterable[Mount], limits: SandboxLimits, *, etc: str, extra_path: str | None, masks: Sequence[str] = ()
+) -> list[str]:
+    """Every option of one bubblewrap call, without seccomp and the status pipe. `etc` is the folder of ETC_FILES as
+    bubblewrap sees it; `masks` are directories inside to cover with an empty one."""
+    args = [arg for group in hardening().values() for arg in group]
+    args += ["--ro-bind", "/usr", "/usr"]
+    for name in _ROOT_LINKS:
+        if Path("/", name).is_symlink():
+            args += ["--symlink", f"usr/{name}", f"/{name}"]
+        elif Path("/", name).is_dir():
+            args += ["--ro-bind", f"/{name}", f"/{name}"]
+    args += ["--dir", "/etc"]
+    for name in _HOST_ETC:
+        args += ["--ro-bind-try", f"/etc/{name}", f"/etc/{name}"]
+    for name in ETC_FILES:
+        args += ["--ro-bind", f"{etc}/{name}", f"/etc/{name}"]
+    # sysctl files trust uid 0 of the host, and the kernel keeps them writable in a new /proc.
+    args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
+    for target, size in (("/dev/shm", min(limits.tmp_bytes, 64 << 20)), ("/tmp", limits.tmp_bytes)):  # noqa: S108
+        args += ["--perms", "1777", "--size", str(size), "--tmpfs", target]
+    args += ["--remount-ro", "/dev"]  # its own tmpfs has no size limit; the devices and /dev/shm are mounts of theirs
+    args += ["--size", str(min(limits.tmp_bytes, 64 << 20)), "--tmpfs", "/home/agent"]
+    for mount in mounts:
+        args += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
+    for target in masks:
+        args += ["--size", "4096", "--tmpfs", target, "--remount-ro", target]
+    for name, value in environment(extra_path).items():
+        args += ["--setenv", name, value]
+    return [*args, "--remount-ro", "/", "--chdir", "/"]
+
+
+def environment(extra_path: str | None) -> dict[str, str]:
+    """What a command finds: nothing of the service's own, and no reason for a program to wait for a person."""
+    return {
+        "PATH": _PATH if extra_path is None else f"{_PATH}:{extra_path}",
+        "HOME": "/home/agent",
+        "USER": "agent",
+        "LOGNAME": "agent",
+        "SHELL": "/bin/sh",
+        "LANG": "C.UTF-8",
+        "TERM": "dumb",
+        "NO_COLOR": "1",
+        "PAGER": "cat",
+        "GIT_PAGER": "cat",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_CONFIG_NOSYSTEM": "1",
+        "CI": "true",
+        "PIP_PROGRESS_BAR": "off",
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "DEBIAN_FRONTEND": "noninteractive",
+    }
+
+
+def program(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], limits: SandboxLimits) -> list[str]:
+    """`argv` behind the prelude. Raises ValueError for what can't be an argument or a variable's name."""
+    if not argv:
+        raise ValueError("an empty command")
+    pairs = []
+    for name, value in env.items():
+        if not _NAME.match(name):
+            raise ValueError(f"not a variable's name: {name!r}")
+        pairs.append(f"{name}={value}")
+    words = ["/bin/sh", "-c", _PRELUDE, "sh", *_ulimits(limits), cwd, *pairs, "--", *argv]
+    if any("\0" in word for word in words):
+        raise ValueError("a NUL byte in a command")
+    return words
+
+
+def _ulimits(limits: SandboxLimits) -> list[str]:
+    """File size in 512-byte blocks, data segment in KiB, processes, descriptors: never above the service's own hard
+    limits, which it could not raise."""
+    return [
+        str(_within(limits.file_bytes, resource.RLIMIT_FSIZE) // 512),
+        str(_within(limits.memory_bytes, resource.RLIMIT_DATA) // 1024),
+        str(_within(limits.processes, resource.RLIMIT_NPROC)),
+        str(_within(1024, resource.RLIMIT_NOFILE)),
+    ]
+
+
+def _within(value: int, kind: int) -> int:
+    hard = resource.getrlimit(kind)[1]
+    return value if hard == resource.RLIM_INFINITY else min(value, hard)

@@ -1,0 +1,133 @@
+"""Make host paths reachable for a uid that can't walk to them, such as anything below root's 0700 home.
+
+bubblewrap resolves every source path again with the dropped uid's rights, also for --bind-fd (0.11 calls realpath
+on it), so descriptors opened earlier don't help. Instead root mounts what a sandbox needs in a private mount
+namespace, below a directory everybody can walk to; each bubblewrap is started in that namespace. The namespace
+exists only through a descriptor of ours: nothing has to be unmounted, and the host's mounts don't change.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from worker.adapters.sandbox.process import Launch
+from worker.errors import IsolationMissing, SandboxUnavailable
+
+_PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var")
+_TOOL_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+# Arguments: the place, then pairs of a name below it and the host path to mount there.
+_SCRIPT = """set -e
+place=$1; shift
+mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$place"
+while [ $# -gt 0 ]; do
+  mkdir -p "$place/$1"
+  mount -n --bind "$2" "$place/$1"
+  shift 2
+done
+echo ready
+read -r _
+"""
+
+
+@dataclass
+class View:
+    """Where the uid that runs bubblewrap finds host paths. `close` when no sandbox will be started from it again."""
+
+    uid: int | None
+    seen: dict[Path, str] = field(default_factory=dict)
+    namespace: int = -1
+
+    def path(self, source: Path) -> str:
+        """`source`, which must be one of the view's paths or below one, as bubblewrap is to be told."""
+        for parent in (source, *source.parents):
+            if parent in self.seen:
+                return str(Path(self.seen[parent]) / source.relative_to(parent))
+        return str(source)
+
+    def launch(self, bwrap: Path) -> Launch:
+        if self.namespace < 0:
+            return Launch(str(bwrap), uid=self.uid)
+        # By our own pid, not through an inherited descriptor: nothing of this is left open inside.
+        target = f"--mount=/proc/{os.getpid()}/fd/{self.namespace}"
+        drop = ("--setgid", str(self.uid), "--setuid", str(self.uid))  # also clears the supplementary groups
+        return Launch(self.path(bwrap), prefix=(_tool("nsenter"), target, *drop))
+
+    def close(self) -> None:
+        if self.namespace >= 0:
+            os.close(self.namespace)
+            self.namespace = -1
+
+
+def reachable(path: Path) -> bool:
+    """Whether everybody may walk to `path` and read it."""
+    mode = path.stat().st_mode
+    wanted = 0o005 if path.is_dir() else 0o004
+    return mode & wanted == wanted and all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def make(sources: Iterable[Path], uid: int | None) -> View:
+    """A view of directories for `uid` (None: the service's own, which sees what the service sees)."""
+    view = View(uid)
+    if uid is None:
+        return view
+    paths = [source.resolve() for source in sources]
+    hidden = [path for path in paths if not _walkable(path)]
+    if not hidden:
+        return view
+    place = next((name for name in _PLACES if _free(Path(name), paths)), None)
+    if place is None:
+        raise IsolationMissing(f"{hidden[0]} can't be made reachable for a sandbox: no free directory of {_PLACES}")
+    names = {path: f"{number}/{path.name}" for number, path in enumerate(hidden)}
+    # Libraries lie beside a program (`../../name.libs`): siblings of one directory stay siblings.
+    for path in hidden:
+        for number, other in enumerate(hidden):
+            if other.parent == path.parent:
+                names[path] = f"{number}/{path.name}"
+                break
+    arguments = [word for path, name in names.items() for word in (name, str(path))]
+    view.namespace = _namespace(place, arguments, hidden[0])
+    view.seen = {path: f"{place}/{name}" for path, name in names.items()}
+    return view
+
+
+def _namespace(place: str, arguments: list[str], example: Path) -> int:
+    with subprocess.Popen(
+        [_tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", _SCRIPT, "sh", place, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={"PATH": _TOOL_PATH, "LC_ALL": "C"},
+        cwd="/",
+        start_new_session=True,
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        assert process.stderr is not None
+        if process.stdout.readline() == b"ready\n":
+            return os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        reason = process.stderr.read().decode("utf-8", "replace").strip()
+    raise IsolationMissing(
+        f"a sandbox of another uid can't reach {example}, and this root may not mount ({reason}): "
+        f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
+    )
+
+
+def _walkable(path: Path) -> bool:
+    """Its parents only: what it grants itself (a workspace is 0700) is between it and its uid."""
+    return all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def _free(place: Path, paths: Iterable[Path]) -> bool:
+    return place.is_dir() and not place.is_symlink() and not any(p.is_relative_to(place) for p in paths)
+
+
+def _tool(name: str) -> str:
+    found = shutil.which(name, path=_TOOL_PATH)
+    if found is None:
+        raise SandboxUnavailable(f"`{name}` (util-linux) is missing")
+    return found
