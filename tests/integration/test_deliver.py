@@ -1,0 +1,263 @@
+"""Delivery against real Postgres and real git: once, whatever breaks half-way. GitHub is a fake with faults."""
+
+from __future__ import annotations
+
+import subprocess
+from datetime import timedelta
+
+import pytest
+from sqlalchemy import func, select, text, update
+
+from agent.types import Evidence, ExitStatus, Outcome
+from agent.types import TestOutcome as Judged
+from tests.factories import issue_request
+from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
+from worker.adapters.repos import GitRepositories
+from worker.demo.github_double.bare import BareRepositories
+from worker.errors import ForgeRefused, ForgeUnavailable
+from worker.heartbeat import Heartbeat
+from worker.runs import ledger, requests, states
+from worker.stages import deliver
+from worker.stages.deliver import Deliver
+from worker.store.models import PullRequest, Run, RunState
+
+NAME = "acme/textkit"
+
+
+class World:
+    """A run that is concluded, verified, and waits for delivery."""
+
+    def __init__(self, store, tmp_path):
+        self.store = store
+        self.bare = BareRepositories(tmp_path / "origin")
+        self.commit = self.bare.create(NAME, {"README.md": "hello\n"}, "main")
+        self.github = FakeRepository(NAME, clone_url=f"file://{self.bare.path(NAME)}")
+        self.github.has_branch = lambda name: self.bare.branch(NAME, name) is not None
+        self.number = self.github.open_issue()
+        self.forge = FakeForge(self.github)
+        self.repositories = GitRepositories(tmp_path / "repositories", allow_file=True)
+        self.mirror = self.repositories.fetch(NAME, self.github.clone_url, None)
+        self.heartbeat = Heartbeat(store, seconds=3600)
+        self.deliver = Deliver(
+            store=store,
+            heartbeat=self.heartbeat,
+            forges=FakeForges(self.forge),
+            repositories=self.repositories,
+            lease_seconds=60,
+        )
+
+    def verified(self, outcome=Outcome.FIXED, *, content="changed\n"):
+        """A run whose patch writes `content`, with evidence and an outcome."""
+        with self.store.transaction() as session:
+            run_id, _ = requests.start(
+                session,
+                issue_request(self.number),
+                clone_url=self.github.clone_url,
+                base_branch="main",
+                base_commit=self.commit,
+                profile="small-24b",
+                max_attempts=3,
+                repository_config={},
+            )
+        git_dir = self.repositories.run_dir(str(run_id), self.mirror)
+        diff = f"--- a/README.md\n+++ b/README.md\n@@ -1 +1 @@\n-hello\n+{content}"
+        tree = self.repositories.apply(git_dir, self.commit, diff)
+        patch = self.repositories.patch(git_dir, self.commit, tree)
+        with self.store.transaction() as session:
+            lease = states.claim_next(session, profile="small-24b", owner="g", seconds=60)
+            assert lease is not None
+            ledger.record_patch(session, lease, patch)
+            states.advance(session, lease, RunState.CONCLUDED, exit_status=ExitStatus.SUBMITTED, summary="I did it.")
+        with self.store.transaction() as session:
+            lease = states.claim_stage(session, run_id, "verify", owner="c", seconds=60)
+            assert lease is not None
+            for stage, judged in (("before", Judged.FAILED), ("after", Judged.PASSED)):
+                evidence = Evidence(
+                    stage=stage, tree=tree, command="make", outcome=judged, returncode=0, seconds=1.0, output="```x"
+                )
+                ledger.record_evidence(session, lease, evidence)
+            states.write(session, lease, outcome=outcome, reason="shown", lease_owner=None, lease_expires_at=None)
+        self.run_id = run_id
+        return run_id
+
+    def again(self) -> None:
+        """What the sweep would do once the pause is over."""
+        with self.store.transaction() as session:
+            session.execute(update(Run).values(not_before=None))
+        self.deliver(self.run_id)
+
+    @property
+    def run(self) -> Run:
+        with self.store.transaction() as session:
+            return session.get_one(Run, self.run_id)
+
+    @property
+    def head(self) -> str | None:
+        return self.bare.branch(NAME, f"devstral/issue-{self.number}")
+
+    def comments(self) -> list[str]:
+        return [c.body for c in self.github.comments.get(self.number, [])]
+
+    def delivered_once(self) -> None:
+        assert self.run.state is RunState.DELIVERED
+        assert self.head is not None
+        assert self.bare.ahead(NAME, "main", f"devstral/issue-{self.number}") == 1
+        assert len(self.github.pull_requests) == 1
+        assert len(self.comments()) == 1
+        with self.store.transaction() as session:
+            rows = session.scalars(select(PullRequest)).all()
+            assert [(row.number, row.head_commit) for row in rows] == [(self.github.pull_requests[0].number, self.head)]
+
+
+@pytest.fixture
+def world(store, tmp_path):
+    world = World(store, tmp_path)
+    yield world
+    world.heartbeat.close()
+
+
+def test_a_fix_becomes_a_branch_a_draft_and_one_comment(world):
+    world.deliver(world.verified())
+    world.delivered_once()
+    (pull,) = world.github.pull_requests
+    assert pull.draft
+    assert f"Fixes #{world.number}" in pull.body
+    assert "I did it." in pull.body
+    assert "| base | failed |" in pull.body
+    assert pull.url in world.comments()[0]
+    assert world.bare.read_file(NAME, pull.head_branch, "README.md") == b"changed\n"
+
+
+def test_delivering_again_changes_nothing(world):
+    world.deliver(world.verified())
+    head = world.head
+    world.deliver(world.run_id)
+    world.delivered_once()
+    assert world.head == head
+
+
+LOST = ForgeUnavailable("502 from GitHub")
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        {"open_pull_request": [LOST]},
+        {"open_pull_request": [After(LOST)]},
+        {"create_comment": [LOST]},
+        {"create_comment": [After(LOST)]},
+        {"git_token": [LOST], "open_pull_request": [After(LOST)], "create_comment": [After(LOST)]},
+    ],
+    ids=["before-pr", "after-pr", "before-comment", "after-comment", "everything"],
+)
+def test_a_lost_answer_doubles_nothing(world, faults):
+    world.verified()
+    world.forge.faults = faults
+    world.deliver(world.run_id)
+    for _ in range(3):
+        run = world.run
+        if run.state is RunState.DELIVERED:
+            break
+        assert (run.state, run.attempt) == (RunState.CONCLUDED, 0), "GitHub's absence is not our attempt"
+        assert "502" in (run.reason or "")
+        world.again()
+    world.delivered_once()
+
+
+def test_a_crash_between_push_and_pull_request_is_finished_by_the_next_worker(world, monkeypatch):
+    world.verified()
+
+    def crash(*_, **__):
+        raise SystemExit  # what a kill looks like from inside
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeForge, "open_pull_request", crash)
+        with pytest.raises(SystemExit):
+            world.deliver(world.run_id)
+    pushed = world.head
+    assert pushed is not None
+    assert world.run.state is RunState.CONCLUDED
+    with world.store.transaction() as session:
+        session.execute(update(Run).values(lease_expires_at=text("now() - interval '1 s'")))
+    world.again()
+    world.delivered_once()
+    assert world.head == pushed, "the same run makes the same commit"
+
+
+def test_people_s_commits_on_the_branch_are_never_replaced(world):
+    world.verified()
+    branch = f"refs/heads/devstral/issue-{world.number}"
+    theirs = subprocess.run(
+        ["git", "-C", str(world.bare.path(NAME)), "commit-tree", "-p", "main", "-m", "mine", "main^{tree}"],
+        env={
+            "PATH": "/usr/bin:/bin:/usr/local/bin",
+            "GIT_AUTHOR_NAME": "p",
+            "GIT_AUTHOR_EMAIL": "p@e",
+            "GIT_COMMITTER_NAME": "p",
+            "GIT_COMMITTER_EMAIL": "p@e",
+        },
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.strip()
+    subprocess.run(["git", "-C", str(world.bare.path(NAME)), "update-ref", branch, theirs], check=True)
+    world.deliver(world.run_id)
+    run = world.run
+    assert run.state is RunState.FAILED
+    assert "delete it and ask again" in (run.reason or "")
+    assert world.head == theirs
+    assert world.github.pull_requests == []
+    assert "failed" in world.comments()[0]
+
+
+def test_a_later_run_moves_its_own_branch_on_and_reuses_the_pull_request(world):
+    world.deliver(world.verified())
+    first = world.head
+    world.deliver(world.verified(content="better\n"))
+    assert world.head != first
+    world.delivered_once()
+    assert world.bare.read_file(NAME, f"devstral/issue-{world.number}", "README.md") == b"better\n"
+
+
+@pytest.mark.parametrize("outcome", [Outcome.UNSOLVED, Outcome.REFUSED, Outcome.SETUP_FAILED])
+def test_what_is_no_fix_is_told_and_not_pushed(world, outcome):
+    world.deliver(world.verified(outcome))
+    assert world.run.state is RunState.DELIVERED
+    assert world.head is None
+    assert world.github.pull_requests == []
+    assert f"no pull request: {outcome.value}" in world.comments()[0]
+    assert "shown" in world.comments()[0]
+
+
+def test_a_partial_result_refers_to_the_issue_and_does_not_close_it(world):
+    world.deliver(world.verified(Outcome.PARTIAL))
+    (pull,) = world.github.pull_requests
+    assert f"Refs #{world.number}" in pull.body
+    assert "Fixes" not in pull.body
+
+
+def test_a_failed_run_says_so_in_its_comment(world):
+    world.verified()
+    with world.store.transaction() as session:
+        states.override(session, world.run_id, RunState.FAILED, reason="turn 1 differs `x`\n@someone")
+    world.deliver(world.run_id)
+    assert "failed: `turn 1 differs 'x' @someone`" in world.comments()[0]
+    assert world.head is None
+
+
+def test_a_refusal_of_github_ends_the_run_with_its_reason(world):
+    world.verified()
+    world.forge.faults["open_pull_request"] = [ForgeRefused("403: no permission")]
+    world.deliver(world.run_id)
+    assert (world.run.state, world.run.reason) == (RunState.FAILED, "403: no permission")
+
+
+def test_patience_ends_after_a_day(world):
+    world.verified()
+    with world.store.transaction() as session:
+        ago = func.now() - timedelta(seconds=deliver.PATIENCE_SECONDS + 1)
+        session.execute(update(Run).values(concluded_at=ago))
+    world.forge.faults["git_token"] = [LOST]
+    world.deliver(world.run_id)
+    assert world.run.state is RunState.FAILED
+    assert "given up" in (world.run.reason or "")
