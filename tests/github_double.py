@@ -49,14 +49,12 @@ def octokit_all() -> list[tuple[str, dict[str, Any]]]:
     return [(entry["name"], example) for entry in entries for example in entry["examples"]]
 
 
-def app_forges(double: GitHubDouble, **options: Any) -> GitHubForges:
-    return GitHubForges(
-        api_url=double.api_url,
-        app_id=double.app_id,
-        private_key_file=double.private_key_path,
-        git_base_url=double.git_base_url,
-        options=ClientOptions(max_wait=2, retry_backoff=0, **options),
-    )
+def options(double: GitHubDouble) -> ClientOptions:
+    return ClientOptions(api_url=double.api_url, git_base_url=double.git_base_url, max_wait=2, retry_backoff=0)
+
+
+def app_forges(double: GitHubDouble) -> GitHubForges:
+    return GitHubForges.for_app(double.app_id, double.private_key_path, options(double))
 
 
 def git(*arguments: str, cwd: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:
