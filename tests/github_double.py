@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ import pytest
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.demo.github_double import GitHubDouble
 from worker.demo.github_double.emulator import EmulateMissing, entry_point
+from worker.demo.node import node_command
+from worker.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXAMPLES = ROOT / "node_modules" / "@octokit" / "webhooks-examples" / "api.github.com" / "index.json"
@@ -26,10 +27,9 @@ _EXAMPLES = ROOT / "node_modules" / "@octokit" / "webhooks-examples" / "api.gith
 def running_double(root: Path) -> Iterator[GitHubDouble]:
     try:
         entry_point()
-    except EmulateMissing as missing:
+        node_command()
+    except (EmulateMissing, SettingsError) as missing:
         pytest.skip(str(missing))
-    if shutil.which("node") is None:
-        pytest.skip("no node on PATH")
     with GitHubDouble(root) as double:
         yield double
 

@@ -29,6 +29,7 @@ from worker.demo.github_double.git_http import GitHttp
 from worker.demo.github_double.hop import DeliveryRecord, Hop, sign
 from worker.demo.github_double.repairs import Repairs
 from worker.demo.github_double.tokens import Token, Tokens
+from worker.demo.node import node_command
 
 ORGANISATION = "acme"
 ADMIN, STRANGER = "octo-admin", "stranger"
@@ -53,7 +54,7 @@ class GitHubDouble:
         root: Path,
         receiver_url: str | None = None,
         *,
-        node: Sequence[str] = ("node",),
+        node: Sequence[str] | None = None,
         node_modules: Path | None = None,
     ) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class GitHubDouble:
             starting.callback(front.stop)
             starting.callback(self._traffic.stop)
             emulator = Emulator(
-                node=node,
+                node=node or node_command(),
                 node_modules=node_modules,
                 directory=root,
                 seed=self._seed(pem),
