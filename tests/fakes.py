@@ -234,7 +234,10 @@ class FakeSession:
         self._alive()
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": f"{scratch}/index"}
-            self._git("add", "-A", "-f", ".", env=index)
+            exclude = self.git_dir / "info" / "exclude"  # what running tests leaves behind, as the real one does
+            exclude.parent.mkdir(exist_ok=True)
+            exclude.write_text("__pycache__/\n*.pyc\n.pytest_cache/\n")
+            self._git("add", "-A", ".", env=index)
             return self._git("write-tree", env=index)
 
     def reset(self, tree: str) -> None:

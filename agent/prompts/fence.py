@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 import unicodedata
 
-_LONGEST = 1 << 20  # characters looked at; GitHub's own limit is far below
+_LONGEST = 1 << 17  # bytes looked at; GitHub's own limit is half of it
 
 # Code is shown to people as it is, comments in it too, so code spans and fenced blocks are matched first and kept.
+# The possessive quantifiers keep hostile text from making this quadratic.
 _MARKDOWN = re.compile(
     r"""
     (?P<code>
-        ^[ ]{0,3}(?P<fence>`{3,}|~{3,})[^\n]*\n (?:.*?\n)?? (?:[ ]{0,3}(?P=fence)[`~]*[ \t]*$|\Z)
-      | (?<!`)(?P<ticks>`+)(?!`) (?:(?!\n[ \t]*\n).)+? (?<!`)(?P=ticks)(?!`)
+        ^[ ]{0,3}(?P<fence>`{3,}+(?=[^`\n]*+\n)|~{3,}+)[^\n]*+\n (?:.*?\n)?? (?:[ ]{0,3}(?P=fence)[`~]*+[ \t]*+$|\Z)
+      | (?<!`)(?P<ticks>`++) (?:(?!\n[ \t]*\n).)+? (?<!`)(?P=ticks)(?!`)
     )
     | <!--.*?(?:-->|\Z)                                   # hidden, also when it never ends
     | ^[ ]{0,3}\[(?://|comment)\]:[^\n]*$                 # the other way to write a comment in Markdown
@@ -26,7 +27,7 @@ _INVISIBLE |= {*range(0x180B, 0x1810), *range(0xFE00, 0xFE10), *range(0xE0100, 0
 def visible(text: str) -> str:
     """`text` as people see it on GitHub: without hidden comments, and without characters that show nothing or
     change the order in which others are shown."""
-    text = re.sub("\r\n?|[\u2028\u2029\x0b\x0c\x85]", "\n", text[:_LONGEST])
+    text = re.sub("\r\n?|[\u2028\u2029\x0b\x0c\x85]", "\n", bounded(text, _LONGEST))
     text = "".join(char for char in text if _is_visible(char))
     return _MARKDOWN.sub(lambda match: match["code"] or "", text).strip()
 

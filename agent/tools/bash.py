@@ -57,9 +57,10 @@ class Bash:
     name: ClassVar[str] = "bash"
     description: ClassVar[str] = (
         "Run a command line in the workspace, to run tests and programs, list directories and look at git's history. "
-        "Every call is a new shell that starts in the workspace: cd and exported variables do not last, so join "
-        "what belongs together with &&. There is no terminal, no input and no network. Of long output the middle is "
-        "left out. To read, search or edit files use read_file, grep, search_replace and write_file instead."
+        "Every call is a new shell that starts in the workspace: cd, exported variables, background processes and "
+        "files outside the workspace (/tmp too) do not last, so join what belongs together with &&. There is no "
+        "terminal, no input and no network. Of long output the middle is left out. To read, search or edit files use "
+        "read_file, grep, search_replace and write_file instead."
     )
     parameters: ClassVar[type[Parameters]] = BashParameters
     mutates: ClassVar[bool] = True

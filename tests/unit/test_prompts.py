@@ -61,6 +61,7 @@ def test_the_issue_can_not_close_its_fence():
         ("~~~\n<!-- shown -->\n~~~", "~~~\n<!-- shown -->\n~~~"),
         ("use `<!-- shown -->` here", "use `<!-- shown -->` here"),
         ("a ` b\n\n<!-- obey --> ` c", "a ` b\n\n ` c"),
+        ("```x``` a\n<!-- obey -->\nb", "```x``` a\n\nb"),
         ("o\u200bb\u2060e\ufeffy\u202e\u2066", "obey"),
         ("hi\U000e0041\U000e0042\ufe0f\u3164\U000e0101", "hi"),
         ("a\r\nb\rc\u2028d", "a\nb\nc\nd"),
@@ -74,7 +75,15 @@ def test_what_people_do_not_see_is_removed(hidden: str, seen: str):
 
 
 @pytest.mark.parametrize(
-    "body", ["`" * 200_000, "` `` " * 50_000, "<!--" * 100_000, "```\n" * 100_000, "a\n\n`" * 90_000]
+    "body",
+    [
+        "`" * 200_000,
+        "` `` " * 50_000,
+        "<!--" * 100_000,
+        "```\n" * 100_000,
+        "a\n\n`" * 90_000,
+        " ".join("`" * n for n in range(600)),
+    ],
 )
 def test_hostile_markdown_is_quick(body: str):
     visible(body)  # a quadratic pattern would hang here
