@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ import pytest
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.demo.github_double import GitHubDouble
 from worker.demo.github_double.emulator import EmulateMissing, entry_point
+from worker.demo.node import node_command
+from worker.errors import SettingsError
 
 ROOT = Path(__file__).resolve().parents[1]
 _EXAMPLES = ROOT / "node_modules" / "@octokit" / "webhooks-examples" / "api.github.com" / "index.json"
@@ -26,10 +27,9 @@ _EXAMPLES = ROOT / "node_modules" / "@octokit" / "webhooks-examples" / "api.gith
 def running_double(root: Path) -> Iterator[GitHubDouble]:
     try:
         entry_point()
-    except EmulateMissing as missing:
+        node_command()
+    except (EmulateMissing, SettingsError) as missing:
         pytest.skip(str(missing))
-    if shutil.which("node") is None:
-        pytest.skip("no node on PATH")
     with GitHubDouble(root) as double:
         yield double
 
@@ -49,18 +49,16 @@ def octokit_all() -> list[tuple[str, dict[str, Any]]]:
     return [(entry["name"], example) for entry in entries for example in entry["examples"]]
 
 
-def app_forges(double: GitHubDouble, **options: Any) -> GitHubForges:
-    return GitHubForges(
-        api_url=double.api_url,
-        app_id=double.app_id,
-        private_key_file=double.private_key_path,
-        git_base_url=double.git_base_url,
-        options=ClientOptions(max_wait=2, retry_backoff=0, **options),
-    )
+def options(double: GitHubDouble) -> ClientOptions:
+    return ClientOptions(api_url=double.api_url, git_base_url=double.git_base_url, max_wait=2, retry_backoff=0)
+
+
+def app_forges(double: GitHubDouble) -> GitHubForges:
+    return GitHubForges.for_app(double.app_id, double.private_key_path, options(double))
 
 
 def git(*arguments: str, cwd: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:
-    """git with nobody's configuration; the token goes into a header, as the service does it."""
+    """Git with nobody's configuration; the token goes into a header, as the service does it."""
     command = ["git", "-c", "user.name=T", "-c", "user.email=t@example.invalid"]
     if token is not None:
         basic = base64.b64encode(f"x-access-token:{token}".encode()).decode()

@@ -38,6 +38,8 @@ class TokenIdentity:
     """A personal access token: as wide as its owner made it."""
 
     def __init__(self, token: SecretStr, options: ClientOptions) -> None:
+        if not token.get_secret_value().strip():
+            raise SettingsError("the GitHub token is empty: set DEVSTRAL_FIX_GITHUB_TOKEN=github_pat_…")
         self._token = token
         self._options = options
         self._login: str | None = None
@@ -66,7 +68,10 @@ class AppIdentity:
             pem = private_key.read_text(encoding="ascii")
             serialization.load_pem_private_key(pem.encode(), password=None)
         except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise SettingsError(f"the GitHub App's private key {private_key} can't be used: {error}") from error
+            raise SettingsError(
+                f"the GitHub App's private key {private_key} can't be used ({error}): "
+                "set DEVSTRAL_FIX_GITHUB_APP_KEY_FILE=/path/to/key.pem"
+            ) from error
         self._app = Auth.AppAuth(app_id, pem)
         self._options = options
         self._lock = threading.Lock()

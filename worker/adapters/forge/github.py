@@ -18,7 +18,7 @@ from worker.adapters.forge import text
 from worker.adapters.forge.auth import AppIdentity, Identity, TokenIdentity
 from worker.adapters.forge.border import translated
 from worker.adapters.forge.client import ClientOptions, connect
-from worker.errors import ForgeRefused, SettingsError
+from worker.errors import ForgeRefused
 from worker.stages.ports import Comment, Forge, Issue, PullRequestRef, RepositoryInfo
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/(?!\.{1,2}$)[A-Za-z0-9._-]+")
@@ -28,33 +28,21 @@ _ROLES = ("admin", "maintain", "write", "triage", "read", "none")
 class GitHubForges:
     """Forges that share an identity and its tokens. Safe to use from several threads; a forge is for one."""
 
-    def __init__(
-        self,
-        *,
-        api_url: str | None = None,
-        app_id: int | None = None,
-        private_key_file: Path | None = None,
-        token: SecretStr | None = None,
-        git_base_url: str | None = None,
-        options: ClientOptions | None = None,
-    ) -> None:
-        """As the App where both its id and key are given, else with the token. `api_url` and `git_base_url` win over
-        the same `options`. SettingsError when there is neither, or a key that can't be used."""
-        given = {"api_url": api_url, "git_base_url": git_base_url}
-        options = (options or ClientOptions()).model_copy(update={k: v for k, v in given.items() if v is not None})
+    def __init__(self, identity: Identity, options: ClientOptions) -> None:
+        self._identity = identity
         self._options = options
-        self._identity: Identity
-        if app_id is not None and private_key_file is not None:
-            self._identity = AppIdentity(app_id, private_key_file, options)
-        elif app_id is not None or private_key_file is not None:
-            raise SettingsError("DEVSTRAL_FIX_GITHUB_APP_ID and DEVSTRAL_FIX_GITHUB_APP_KEY_FILE belong together")
-        elif token is not None and token.get_secret_value():
-            self._identity = TokenIdentity(token, options)
-        else:
-            raise SettingsError(
-                "no access to GitHub: set DEVSTRAL_FIX_GITHUB_APP_ID=12345 and "
-                "DEVSTRAL_FIX_GITHUB_APP_KEY_FILE=/path/to/key.pem, or DEVSTRAL_FIX_GITHUB_TOKEN=github_pat_…"
-            )
+
+    @classmethod
+    def for_app(cls, app_id: int, private_key: Path, options: ClientOptions | None = None) -> GitHubForges:
+        """SettingsError when the key can't be read or is none."""
+        options = options or ClientOptions()
+        return cls(AppIdentity(app_id, private_key, options), options)
+
+    @classmethod
+    def for_token(cls, token: SecretStr, options: ClientOptions | None = None) -> GitHubForges:
+        """With a personal access token; SettingsError when it is empty."""
+        options = options or ClientOptions()
+        return cls(TokenIdentity(token, options), options)
 
     def open(self, repository: str, installation_id: int | None) -> Forge:
         """Asks GitHub nothing yet. Without an `installation_id` an App looks its own up when it first needs it."""

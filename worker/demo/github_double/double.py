@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import secrets
 import urllib.error
 import urllib.parse
@@ -23,13 +22,14 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from worker.demo.github_double.bare import BareRepositories
-from worker.demo.github_double.emulator import Emulator
+from worker.demo.github_double.emulator import Emulator, create_private
 from worker.demo.github_double.faults import Fault, Logged, Traffic
 from worker.demo.github_double.front import Front
 from worker.demo.github_double.git_http import GitHttp
 from worker.demo.github_double.hop import DeliveryRecord, Hop, sign
 from worker.demo.github_double.repairs import Repairs
 from worker.demo.github_double.tokens import Token, Tokens
+from worker.demo.node import node_command
 
 ORGANISATION = "acme"
 ADMIN, STRANGER = "octo-admin", "stranger"
@@ -54,7 +54,7 @@ class GitHubDouble:
         root: Path,
         receiver_url: str | None = None,
         *,
-        node: Sequence[str] = ("node",),
+        node: Sequence[str] | None = None,
         node_modules: Path | None = None,
     ) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ class GitHubDouble:
         self.repositories = BareRepositories(root / "repositories")
         pem = _private_key()
         self.private_key_path = root / "app.private-key.pem"
-        _write_private(self.private_key_path, pem)
+        create_private(self.private_key_path, pem)
         # No proxy of the environment: everything here is on loopback.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._stack = contextlib.ExitStack()
@@ -83,7 +83,7 @@ class GitHubDouble:
             starting.callback(front.stop)
             starting.callback(self._traffic.stop)
             emulator = Emulator(
-                node=node,
+                node=node or node_command(),
                 node_modules=node_modules,
                 directory=root,
                 seed=self._seed(pem),
@@ -97,6 +97,7 @@ class GitHubDouble:
             )
             self._stack = starting.pop_all()
         self.api_url = front.url
+        self.emulator_pid = emulator.pid
 
     def __enter__(self) -> Self:
         return self
@@ -282,9 +283,3 @@ def _private_key() -> str:
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     encoding, form = serialization.Encoding.PEM, serialization.PrivateFormat.TraditionalOpenSSL
     return key.private_bytes(encoding, form, serialization.NoEncryption()).decode()
-
-
-def _write_private(path: Path, text: str) -> None:
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
-        file.write(text)
-        os.fchmod(file.fileno(), 0o600)

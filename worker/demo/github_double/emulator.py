@@ -51,8 +51,8 @@ class Emulator:
     ) -> None:
         script = entry_point(node_modules)
         seed_file = directory / "seed.yaml"
-        with open(os.open(seed_file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:  # noqa: PTH123
-            json.dump(seed, file)  # JSON is YAML, and emulate tells them apart by the name
+        create_private(seed_file, json.dumps(seed))  # JSON is YAML, and emulate tells them apart by the name
+        create_private(log_file)  # emulate prints the tokens it knows
         self._process: subprocess.Popen[bytes] | None = None
         try:
             for _ in range(_ATTEMPTS):
@@ -93,6 +93,11 @@ class Emulator:
         except (OSError, ValueError):
             return False
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None, "stopped"
+        return self._process.pid
+
     def stop(self) -> None:
         process, self._process = self._process, None
         if process is None:
@@ -104,6 +109,12 @@ class Emulator:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def create_private(path: Path, text: str = "") -> None:
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+        os.fchmod(file.fileno(), 0o600)  # also where it was there before
+        file.write(text)
 
 
 def _free_port() -> int:

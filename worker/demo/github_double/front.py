@@ -67,7 +67,11 @@ class Front:
             connection.request(request.method, request.path, body=request.body or None, headers=headers)
             response = connection.getresponse()
             body = response.read().replace(self._upstream.encode(), self.url.encode())
-            kept: Headers = [pair for pair in response.getheaders() if pair[0].lower() not in _HOP_BY_HOP]
+            kept: Headers = [
+                (name, value.replace(self._upstream, self.url))  # `Link` and `Location` name the host that was asked
+                for name, value in response.getheaders()
+                if name.lower() not in _HOP_BY_HOP
+            ]
             return Reply(response.status, kept, body)
         except OSError as error:
             return Reply.of(502, {"message": f"emulate does not answer: {error}"})
