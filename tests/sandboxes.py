@@ -21,7 +21,7 @@ FILES = {
 }
 
 
-def git(folder: Path, *args: str) -> str:
+def git(folder: Path, *args: str, stdin: bytes = b"") -> str:
     env = {
         "PATH": os.environ["PATH"],
         "HOME": "/nonexistent",
@@ -29,7 +29,9 @@ def git(folder: Path, *args: str) -> str:
         "GIT_CONFIG_GLOBAL": "/dev/null",
     }
     options = ("-c", "user.name=t", "-c", "user.email=t@example.invalid", "-c", "protocol.file.allow=always")
-    done = subprocess.run(["git", "-C", str(folder), *options, *args], env=env, capture_output=True, check=True)
+    done = subprocess.run(
+        ["git", "-C", str(folder), *options, *args], env=env, input=stdin, capture_output=True, check=True
+    )
     return done.stdout.decode().strip()
 
 

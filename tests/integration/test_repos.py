@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.server
+import inspect
 import os
 import socket
 import subprocess
@@ -61,9 +62,13 @@ DIFF = """--- a/a.py
 
 
 def test_it_is_the_port(repos):
-    port: Repositories = repos  # mypy checks the signatures
     for name in (name for name in vars(Repositories) if not name.startswith("_")):
-        assert callable(getattr(port, name)), name
+        assert callable(getattr(repos, name)), name
+        assert [*inspect.signature(getattr(Repositories, name)).parameters][1:] == [
+            parameter.name
+            for parameter in inspect.signature(getattr(repos, name)).parameters.values()
+            if parameter.name != "date"
+        ]
 
 
 def test_a_mirror_follows_its_source(repos, source):
@@ -187,6 +192,20 @@ def test_a_strangers_pack_is_checked(repos, run):
         if pack[8:12] != bytes(4) or len(pack) < 12:
             with pytest.raises(BadPatch):
                 repos.import_pack(git_dir, pack)
+    # A tree whose file did not come along.
+    lying = git(
+        git_dir, "hash-object", "-t", "tree", "-w", "--literally", "--stdin", stdin=b"100644 x\0" + bytes(range(20))
+    )
+    pack = subprocess.run(
+        ["git", "-C", str(git_dir), "pack-objects", "--stdout", "-q"],
+        input=lying.encode(),
+        capture_output=True,
+        check=True,
+    ).stdout
+    fresh = repos.run_dir("run-2", repos.mirror("owner/name"))
+    with pytest.raises(BadPatch):
+        repos.import_pack(fresh, pack)
+    assert not repos.has_tree(fresh, lying)
     small = GitRepositories(git_dir.parent, max_pack_bytes=10)
     with pytest.raises(BadPatch):
         small.import_pack(git_dir, b"PACK" + bytes([0, 0, 0, 2, 0, 0, 0, 1]) + bytes(100))
