@@ -254,6 +254,21 @@ def test_a_tree_that_is_not_there(backend, session):
     assert session.snapshot() == backend.tree
 
 
+def test_a_tree_that_git_refuses_to_check_out(backend):
+    blob = git(backend.git_dir, "hash-object", "-w", "--stdin", stdin=b"[core]")
+    inner = git(backend.git_dir, "mktree", stdin=f"100644 blob {blob}\tconfig\n".encode())
+    data = b"40000 .git\0" + bytes.fromhex(inner)
+    outer = git(backend.git_dir, "hash-object", "-t", "tree", "-w", "--literally", "--stdin", stdin=data)
+    with pytest.raises(Permanent):
+        backend.sandbox.open(SandboxSpec(git_dir=backend.git_dir, tree=outer))
+
+
+def test_a_failure_of_the_host_is_the_sandboxs(backend, monkeypatch):
+    monkeypatch.setattr(backend.sandbox, "_root", backend.sandbox._root / "gone")
+    with pytest.raises(SandboxUnavailable):
+        backend.sandbox.open(SandboxSpec(git_dir=backend.git_dir, tree=backend.commit))
+
+
 def test_a_closed_session_leaves_nothing_and_says_so(backend):
     deep = "import os\nfor _ in range(1500): os.mkdir('d'); os.chdir('d')"
     with backend.session() as session:
