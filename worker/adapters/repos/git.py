@@ -121,16 +121,19 @@ class Git:
         argv = ["git", *(() if git_dir is None else (f"--git-dir={git_dir}",))]
         for setting in (*_SETTINGS, *settings):
             argv += ["-c", setting]
-        process = subprocess.Popen(
-            [*argv, *args],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env={**environment(), **extra},
-            cwd="/",
-            umask=0o022,  # a sandbox of another uid reads these objects
-            start_new_session=True,
-        )
+        try:
+            process = subprocess.Popen(
+                [*argv, *args],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env={**environment(), **extra},
+                cwd="/",
+                umask=0o022,  # a sandbox of another uid reads these objects
+                start_new_session=True,
+            )
+        except OSError as e:
+            raise RepositoryUnavailable(f"git could not be started: {e}") from e
         try:
             out, err = process.communicate(stdin, timeout=timeout)
         except subprocess.TimeoutExpired as e:

@@ -93,7 +93,7 @@ class GitRepositories(ObjectStore):
     ) -> None:
         ref = branch_ref(branch)
         lease = f"--force-with-lease={ref}:{'' if expected is None else object_id(expected)}"
-        args = ("--porcelain", "--no-verify", "--no-signed", "--recurse-submodules=no", "--no-follow-tags", lease)
+        args = ("--no-verify", "--no-signed", "--recurse-submodules=no", "--no-follow-tags", lease)
         self._git.network(git_dir, url, token, "push", *args, "--", url, f"{object_id(commit)}:{ref}")
 
     def _mirror_path(self, repository: str) -> Path:

@@ -14,7 +14,7 @@ from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
 from worker.adapters.sandbox import seccomp, stage, uids
 from worker.adapters.sandbox.command import ETC_FILES, options, program
 from worker.adapters.sandbox.probe import Bwrap, find_bwraps, userns_hint
-from worker.adapters.sandbox.process import run
+from worker.adapters.sandbox.process import ours, run
 from worker.adapters.sandbox.session import Box, BwrapSession, Objects, system_python
 from worker.adapters.sandbox.workspace import Files, object_dirs, object_format, remove
 from worker.errors import IsolationMissing, RepositoryRefused, SandboxUnavailable
@@ -24,6 +24,9 @@ class BwrapSandbox:
     """Sessions live below `root`; `objects` checks and stores what comes out of them. `python` is an interpreter's
     prefix to show inside (default: the one that runs the service, never its virtual environment). `permit` names
     system calls to leave open, such as `ptrace` for a debugger.
+
+    At this level `disk_bytes` and `cpus` of a spec are not enforced, and `memory_bytes` bounds the private memory of
+    each process, not their sum.
 
     Making one starts a sandbox to prove that it can: IsolationMissing says what is missing and what mends it.
     """
@@ -75,6 +78,10 @@ class BwrapSandbox:
 
     def open(self, spec: SandboxSpec) -> BwrapSession:
         """RepositoryRefused when `git_dir` has no such tree; SandboxUnavailable when the sandbox itself fails."""
+        with ours():
+            return self._open(spec)
+
+    def _open(self, spec: SandboxSpec) -> BwrapSession:
         git_dir = spec.git_dir.resolve()
         folders = object_dirs(git_dir)
         if not folders:

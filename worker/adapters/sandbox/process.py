@@ -9,8 +9,8 @@ import selectors
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Event
 
@@ -89,6 +89,15 @@ class _Tree:
         return None
 
 
+@contextmanager
+def ours() -> Iterator[None]:
+    """What the host's own files, descriptors and programs fail with is the sandbox's failure, not a command's."""
+    try:
+        yield
+    except (OSError, subprocess.SubprocessError) as e:
+        raise SandboxUnavailable(f"the sandbox failed on the host: {e}") from e
+
+
 def run(
     launch: Launch,
     options: Sequence[str],
@@ -104,7 +113,7 @@ def run(
     """Run `program` in a sandbox made of `options`. What ends it early: more than four times `keep` bytes on a stream
     (`output_limit`), `timeout` seconds or `cancel` (both `timeout`). SandboxUnavailable when bubblewrap failed."""
     started = time.monotonic()
-    with ExitStack() as stack:
+    with ours(), ExitStack() as stack:
         out, out_end = _pipe(stack)
         err, err_end = _pipe(stack)
         status, status_end = _pipe(stack)
@@ -130,10 +139,9 @@ def run(
                 group=launch.uid,
                 extra_groups=None if launch.uid is None else [],
             )
-        except (OSError, subprocess.SubprocessError) as e:
-            raise SandboxUnavailable(f"bubblewrap could not be started: {e}") from e
-        for end in (out_end, err_end, status_end):
-            os.close(end)
+        finally:
+            for end in (out_end, err_end, status_end):
+                os.close(end)
         tree = _Tree(outer, status, stack)
         streams = {out: Stream(keep), err: Stream(keep if keep_stderr is None else keep_stderr)}
         try:

@@ -14,7 +14,7 @@ from typing import Protocol
 from agent.protocols import ExecResult, ExecStatus, SandboxSpec
 from worker.adapters.sandbox import scripts
 from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount, options, program
-from worker.adapters.sandbox.process import Ended, Launch, run
+from worker.adapters.sandbox.process import Ended, Launch, ours, run
 from worker.adapters.sandbox.stage import View
 from worker.adapters.sandbox.workspace import Files, object_format, remove
 from worker.errors import BadPatch, SandboxUnavailable
@@ -116,7 +116,8 @@ class BwrapSession:
         return tree
 
     def reset(self, tree: str) -> None:
-        self._fill(self._files.tree_of(tree))
+        with ours():
+            self._fill(self._files.tree_of(tree))
 
     def close(self) -> None:
         if not self._closed:

@@ -63,20 +63,17 @@ class View:
             self.namespace = -1
 
 
-def reachable(path: Path) -> bool:
-    """Whether everybody may walk to `path` and read it."""
-    mode = path.stat().st_mode
-    wanted = 0o005 if path.is_dir() else 0o004
-    return mode & wanted == wanted and all(parent.stat().st_mode & 0o001 for parent in path.parents)
-
-
 def make(sources: Iterable[Path], uid: int | None) -> View:
     """A view of directories for `uid` (None: the service's own, which sees what the service sees)."""
     view = View(uid)
     if uid is None:
         return view
     paths = [source.resolve() for source in sources]
-    hidden = [path for path in paths if not _walkable(path)]
+    for path in paths:
+        # Made under umask 077, a folder can be mounted but not read: two levels tell.
+        if any(not folder.stat().st_mode & 0o001 for folder in (path, *path.iterdir()) if folder.is_dir()):
+            raise IsolationMissing(f"a sandbox of another uid can't read {path}; as root: chmod -R a+rX {path}")
+    hidden = [path for path in paths if not walkable(path)]
     if not hidden:
         return view
     place = next((name for name in _PLACES if _free(Path(name), paths)), None)
@@ -117,8 +114,8 @@ def _namespace(place: str, arguments: list[str], example: Path) -> int:
     )
 
 
-def _walkable(path: Path) -> bool:
-    """Its parents only: what it grants itself (a workspace is 0700) is between it and its uid."""
+def walkable(path: Path) -> bool:
+    """Whether everybody may walk to `path`; what it grants itself is another question."""
     return all(parent.stat().st_mode & 0o001 for parent in path.parents)
 
 

@@ -86,6 +86,10 @@ class Files:
         env = {**self._env, "GIT_INDEX_FILE": str(index), "GIT_WORK_TREE": str(self.workspace)}
         try:
             run([self._git, "read-tree", tree], env)
+        except subprocess.CalledProcessError as e:  # a path such as `.git/config`
+            reason = e.stderr.decode("utf-8", "replace")[-300:]
+            raise RepositoryRefused(f"git refuses to check out this tree: {reason}") from e
+        try:
             run([self._git, "checkout-index", "--all", "--force", "--quiet"], env, cwd=self.workspace)
         except subprocess.CalledProcessError as e:
             reason = e.stderr.decode("utf-8", "replace")[-300:]
