@@ -13,7 +13,7 @@ from typing import Any
 from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import HygienePolicy, check
-from agent.trajectory import JsonlJournal
+from agent.trajectory import JsonlJournal, header
 from agent.types import Evidence, Outcome, Patch
 from worker import compose
 from worker.errors import Permanent, RepositoryRefused
@@ -83,7 +83,14 @@ def fix(
         git_dir = repositories.run_dir("local", source)
         task = solver.task(git_dir, repository=repo.name, number=None, title=title, body=body, commit=commit)
         with JsonlJournal(trajectory or Path(scratch) / "trajectory.jsonl") as journal:
-            attempt = solver.solve(git_dir, task, journal, cancel)
+            attempt = solver.solve(
+                git_dir,
+                task,
+                journal,
+                cancel,
+                starting=lambda agent: journal.begin(header(agent, settings.isolation)),
+            )
+            journal.end(attempt.result, attempt.patch)
         note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
         settings_of_repo = config.parse(repositories.read_file(git_dir, commit, config.PATH))
         refused = check(attempt.patch, HygienePolicy(allow_workflows=settings_of_repo.allow_workflow_changes))

@@ -66,6 +66,10 @@ class Supervisor:
         self._stop.set()
         self._thread.join()
 
+    def broken(self) -> list[str]:
+        """Children that died three times without a minute of life in between."""
+        return [child.name for child in self.children if child.restarts >= 3]
+
     def alive(self) -> dict[str, bool]:
         return {c.name: c.process is not None and c.process.poll() is None for c in self.children}
 

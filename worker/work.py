@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 from celery import signals
+from celery.platforms import SecurityWarning  # type: ignore[attr-defined]
 
 from worker import compose, logs, queue
 from worker.settings import Settings
@@ -35,6 +37,7 @@ def work(settings: Settings, role: compose.Role) -> int:
             hostname=f"{role}@%h",
             quiet=True,
         )
+        warnings.filterwarnings("ignore", category=SecurityWarning)  # what runs code drops its user by itself
         worker.start()
         return int(worker.exitcode or 0)
 

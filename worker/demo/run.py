@@ -125,7 +125,9 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
         number = double.create_issue(REPOSITORY, title, body)
         progress.stage(f"labelled {REPOSITORY}#{number}; the signed webhook is on its way")
         double.add_label(REPOSITORY, number, settings.trigger_label)
-        run_id = wait_for_end(store, progress, number, timeout=PATIENCE.get(spec.partition(":")[0], 3600.0))
+        run_id = wait_for_end(
+            store, progress, number, timeout=PATIENCE.get(spec.partition(":")[0], 3600.0), broken=supervisor.broken
+        )
         checks = list(run_checks(store, double, run_id)) if run_id is not None else []
         result = _result(store, run_id, spec, checks)
         result["seconds"] = round(time.monotonic() - started, 2)

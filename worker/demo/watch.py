@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 from uuid import UUID
@@ -60,8 +61,13 @@ class Progress:
                 time.sleep(POLL)
 
 
-def wait_for_end(store: Store, progress: Progress, issue_number: int, *, timeout: float) -> UUID | None:
-    """Follow the run of an issue until it is final, and return its id; None when no run came of the delivery."""
+def wait_for_end(
+    store: Store, progress: Progress, issue_number: int, *, timeout: float, broken: Callable[[], list[str]]
+) -> UUID | None:
+    """Follow the run of an issue until it is final, and return its id; None when no run came of the delivery.
+
+    `broken` names processes that keep dying; waiting for them would be for nothing.
+    """
     deadline = time.monotonic() + timeout
     seen_steps, last = 0, ""
     while time.monotonic() < deadline:
@@ -92,6 +98,9 @@ def wait_for_end(store: Store, progress: Progress, issue_number: int, *, timeout
         elif ignored is not None:
             progress.stage(f"delivery ignored: {ignored}")
             return None
+        if dying := broken():
+            progress.stage(f"these processes keep dying: {', '.join(dying)}")
+            return None if run is None else run.id
         time.sleep(POLL)
     progress.stage(f"gave up after {timeout:.0f} s")
     return None if run is None else run.id

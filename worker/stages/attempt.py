@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -56,8 +57,19 @@ class Solver:
             files=self.repositories.list_files(git_dir, commit),
         )
 
-    def solve(self, git_dir: Path, task: Task, journal: Journal, cancel: Event) -> Attempt:
-        """Run the agent on `task`. Service errors and a lost lease propagate; every agent's end comes back."""
+    def solve(
+        self,
+        git_dir: Path,
+        task: Task,
+        journal: Journal,
+        cancel: Event,
+        *,
+        starting: Callable[[Agent], None] = lambda _: None,
+    ) -> Attempt:
+        """Run the agent on `task`. Service errors and a lost lease propagate; every agent's end comes back.
+
+        `starting` sees the agent before its first call, for a journal that wants to describe it.
+        """
         spec = SandboxSpec(git_dir=git_dir, tree=task.base_commit, limits=self.sandbox_limits)
         session = self.sandbox.open(spec)
         try:
@@ -71,6 +83,7 @@ class Solver:
                 sampling=self.sampling,
                 cancel=cancel,
             )
+            starting(agent)
             result = agent.run()
         finally:
             session.close()
