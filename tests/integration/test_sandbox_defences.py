@@ -472,8 +472,10 @@ def test_missing_isolation_refuses_with_words(tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not ROOT, reason="a plain user reaches what it owns")
-def test_root_works_below_a_folder_nobody_can_walk_to(tmp_path):
+def test_root_works_below_a_folder_nobody_can_walk_to(tmp_path, request):
     (tmp_path / "home").mkdir(mode=0o700)
+    before = os.umask(0o077)
+    request.addfinalizer(lambda: os.umask(before))
     assert not stage.walkable(tmp_path / "home" / "data")
     hidden = place(tmp_path / "home" / "data")
     with hidden.session() as session:

@@ -115,6 +115,7 @@ def test_a_refused_namespace_names_what_mends_it(monkeypatch):
         ("user/max_user_namespaces", "0"),
     ):
         monkeypatch.setattr(probe, "_sysctl", lambda asked, name=name, value=value: value if asked == name else None)
-        assert f"sysctl -w {name.replace('/', '.')}=" in probe.userns_hint("no")
+        assert f"sysctl -w {name.replace('/', '.')}=" in probe.userns_hint("setting up uid map")
     monkeypatch.setattr(probe, "_sysctl", lambda _: None)
-    assert "container" in probe.userns_hint("no")
+    assert "container" in probe.userns_hint("creating new namespace failed")
+    assert "Can't find" in probe.userns_hint("Can't find source path")

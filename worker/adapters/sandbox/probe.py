@@ -91,7 +91,9 @@ def find_bwraps() -> tuple[Bwrap, ...]:
 
 
 def userns_hint(stderr: str) -> str:
-    """Why a user namespace was refused, and the command that mends it."""
+    """Why a first sandbox did not start, and the command that mends it where the kernel refused a namespace."""
+    if not re.search(r"namespace|[ug]id map|not permitted|No permissions|clone|unshare", stderr):
+        return f"a first sandbox did not start: {stderr.strip()[:300]}"
     if _sysctl("kernel/apparmor_restrict_unprivileged_userns") == "1":
         mend = "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
     elif _sysctl("kernel/unprivileged_userns_clone") == "0":

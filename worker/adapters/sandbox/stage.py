@@ -100,6 +100,7 @@ def _namespace(place: str, arguments: list[str], example: Path) -> int:
         stderr=subprocess.PIPE,
         env={"PATH": _TOOL_PATH, "LC_ALL": "C"},
         cwd="/",
+        umask=0o022,
         start_new_session=True,
     ) as process:
         assert process.stdin is not None
