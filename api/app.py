@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse
 from sqlalchemy import text
 
 from api import views, webhooks
-from worker import logs, queue
+from worker import logs, queue, wakes
 from worker.errors import Transient
 from worker.queue import Publisher
 from worker.settings import Settings
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 class Receiver:
     """Stores a verified delivery and wakes the queue after the commit; nothing else happens on the request path."""
 
-    def __init__(self, store: Store, send: Callable[[queue.Wake], None]) -> None:
+    def __init__(self, store: Store, send: Callable[[wakes.Wake], None]) -> None:
         self._store = store
         self._send = send
 
@@ -52,7 +52,7 @@ class Receiver:
                 reason=received.ignored_reason,
             )
             if delivery_id is not None and state is DeliveryState.RECEIVED:
-                after_commit(session, lambda: self._send(queue.intake(delivery_id)))
+                after_commit(session, lambda: self._send(wakes.intake(delivery_id)))
         return delivery_id is not None
 
 

@@ -8,13 +8,12 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from celery import Celery
 
 from agent.protocols import Isolation, Model, Sandbox
 from agent.tokens import TokenCounter
-from worker import queue
+from worker import queue, wakes
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
@@ -56,10 +55,7 @@ def make_model(settings: Settings) -> Model:
 
 def make_forges(settings: Settings) -> GitHubForges:
     """GitHub as the App when one is configured, else with a personal token."""
-    # A server on loopback is a double or a tunnel of our own: GitHub's etiquette of pauses is not owed to it.
-    own = (urlsplit(settings.github_url).hostname or "") in {"127.0.0.1", "::1", "localhost"}
-    pauses = {"seconds_between_requests": 0.0, "seconds_between_writes": 0.0} if own else {}
-    options = ClientOptions(api_url=settings.github_url, git_base_url=settings.git_base_url, **pauses)
+    options = ClientOptions(api_url=settings.github_url, git_base_url=settings.git_base_url)
     if settings.github_app_id is not None:
         return GitHubForges.for_app(settings.github_app_id, Path(settings.need("github_app_key_file")), options)
     if settings.github_token is not None:
@@ -109,7 +105,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         if role == "default":
             forges = make_forges(settings)
             use_cases = {
-                queue.INTAKE: Intake(
+                wakes.INTAKE: Intake(
                     store=store,
                     forges=forges,
                     repositories=repositories,
@@ -117,21 +113,21 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     profile=settings.profile,
                     max_attempts=settings.max_attempts,
                 ),
-                queue.DELIVER: Deliver(
+                wakes.DELIVER: Deliver(
                     store=store,
                     heartbeat=heartbeat,
                     forges=forges,
                     repositories=repositories,
                     lease_seconds=lease,
                 ),
-                queue.SWEEP: Sweep(store=store, send=send),
+                wakes.SWEEP: Sweep(store=store, send=send),
             }
-            queues, slots = (queue.DEFAULT,), 4
+            queues, slots = (wakes.DEFAULT,), 4
         else:
             sandbox = make_sandbox(settings.data_dir, settings.isolation, repositories)
             if role == "gpu":
                 use_cases = {
-                    queue.PURSUE: Pursue(
+                    wakes.PURSUE: Pursue(
                         store=store,
                         heartbeat=heartbeat,
                         solver=make_solver(settings, sandbox, repositories),
@@ -142,10 +138,10 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         stopping=stopping,
                     )
                 }
-                queues, slots = (queue.gpu_queue(settings.profile),), settings.gpu_slots
+                queues, slots = (wakes.gpu_queue(settings.profile),), settings.gpu_slots
             else:
                 use_cases = {
-                    queue.VERIFY: Verify(
+                    wakes.VERIFY: Verify(
                         store=store,
                         heartbeat=heartbeat,
                         verifier=Verifier(sandbox=sandbox, repositories=repositories),
@@ -154,5 +150,5 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         lease_seconds=lease,
                     )
                 }
-                queues, slots = (queue.CPU,), settings.cpu_slots
+                queues, slots = (wakes.CPU,), settings.cpu_slots
         yield Runtime(app=app, use_cases=use_cases, queues=queues, slots=slots, stopping=stopping)

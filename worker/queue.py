@@ -1,4 +1,4 @@
-"""The Celery application, queue and task names, and how a message is sent. Imports no task code.
+"""The Celery application, and how a message is sent. Imports no task code.
 
 A message is only a wake-up: Postgres holds the order and the truth, so a lost or doubled message harms nothing.
 Early ack, no prefetch, no countdowns, no results: Redis' visibility timeout would run long jobs twice.
@@ -9,23 +9,12 @@ from __future__ import annotations
 import logging
 import queue
 import threading
-from dataclasses import dataclass
-from uuid import UUID
 
 from celery import Celery
 
+from worker.wakes import DEFAULT, SWEEP, Wake
+
 log = logging.getLogger(__name__)
-
-DEFAULT, CPU = "default", "cpu"
-INTAKE = "devstral_fix.intake"
-PURSUE = "devstral_fix.pursue"
-VERIFY = "devstral_fix.verify"
-DELIVER = "devstral_fix.deliver"
-SWEEP = "devstral_fix.sweep"
-
-
-def gpu_queue(profile: str) -> str:
-    return f"gpu.{profile}"
 
 
 def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
@@ -65,32 +54,6 @@ def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
         },
     )
     return app
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wake:
-    """One message: which task, on which queue, with at most an id."""
-
-    task: str
-    queue: str
-    id: UUID | None = None
-
-
-def intake(delivery_id: UUID) -> Wake:
-    return Wake(task=INTAKE, queue=DEFAULT, id=delivery_id)
-
-
-def permit(profile: str) -> Wake:
-    """A permit to take the next run of a profile; it names none."""
-    return Wake(task=PURSUE, queue=gpu_queue(profile))
-
-
-def verify(run_id: UUID) -> Wake:
-    return Wake(task=VERIFY, queue=CPU, id=run_id)
-
-
-def deliver(run_id: UUID) -> Wake:
-    return Wake(task=DELIVER, queue=DEFAULT, id=run_id)
 
 
 class Publisher:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from worker import queue
+from worker import wakes
 from worker.runs import states
 from worker.store import queries
 from worker.store.models import RunState
@@ -20,7 +20,7 @@ class Sweep:
     """The task body of `sweep`; running it twice at once is harmless (rows are taken with SKIP LOCKED)."""
 
     store: Store
-    send: Callable[[queue.Wake], None]
+    send: Callable[[wakes.Wake], None]
 
     def __call__(self) -> None:
         with self.store.transaction() as session:
@@ -28,14 +28,14 @@ class Sweep:
         for run_id, state in expired:
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
-                self.send(queue.deliver(run_id))
+                self.send(wakes.deliver(run_id))
         with self.store.transaction() as session:
             deliveries = queries.due_deliveries(session)
             runs = queries.due_runs(session)
         for delivery_id in deliveries:
-            self.send(queue.intake(delivery_id))
+            self.send(wakes.intake(delivery_id))
         for run_id, state, profile, verified in runs:
             if state is RunState.QUEUED:
-                self.send(queue.permit(profile))
+                self.send(wakes.permit(profile))
             else:
-                self.send(queue.deliver(run_id) if verified else queue.verify(run_id))
+                self.send(wakes.deliver(run_id) if verified else wakes.verify(run_id))

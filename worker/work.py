@@ -6,7 +6,7 @@ import logging
 import warnings
 
 from celery import signals
-from celery.platforms import SecurityWarning  # type: ignore[attr-defined]
+from celery.platforms import SecurityWarning
 
 from worker import compose, logs, queue
 from worker.settings import Settings

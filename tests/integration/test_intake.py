@@ -9,7 +9,7 @@ from sqlalchemy import select, text, update
 
 from tests.factories import issue_request
 from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
-from worker import queue
+from worker import wakes
 from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ForgeRefused, ForgeUnavailable
@@ -31,7 +31,7 @@ class World:
         self.github.permissions["octo-admin"] = "admin"
         self.number = self.github.open_issue()
         self.forge = FakeForge(self.github)
-        self.sent: list[queue.Wake] = []
+        self.sent: list[wakes.Wake] = []
         self.intake = Intake(
             store=store,
             forges=FakeForges(self.forge),
@@ -80,7 +80,7 @@ def test_an_entitled_request_becomes_a_queued_run(world):
     assert (delivery.state, delivery.run_id) == (DeliveryState.HANDLED, run.id)
     assert (run.base_commit, run.base_branch, run.branch) == (world.commit, "main", f"devstral/issue-{world.number}")
     assert run.repository_config["test"] == "make check"
-    assert world.sent == [queue.permit("small-24b")]
+    assert world.sent == [wakes.permit("small-24b")]
     assert len(world.comments()) == 1
     assert "queued" in world.comments()[0]
     assert run.status_comment_id is not None

@@ -12,7 +12,7 @@ from agent.protocols import Isolation, SandboxSpec
 from agent.types import ExitStatus, Limits, Price
 from tests.factories import issue_request
 from tests.fakes import FakeModel, FakeSession, call, say
-from worker import queue
+from worker import wakes
 from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ModelUnavailable, SandboxUnavailable, ScriptMismatch
@@ -56,7 +56,7 @@ class World:
         self.repositories = GitRepositories(tmp_path / "repositories", allow_file=True)
         self.repositories.fetch("acme/textkit", f"file://{bare.path('acme/textkit')}", None)
         self.sandbox = FakeSandbox(tmp_path / "workspaces")
-        self.sent: list[queue.Wake] = []
+        self.sent: list[wakes.Wake] = []
         self.stopping = threading.Event()
         self.heartbeat = Heartbeat(store, seconds=3600)  # beats only when a test says so
         with store.transaction() as session:
@@ -122,7 +122,7 @@ def test_a_run_is_claimed_worked_on_and_concluded(world):
     assert run.lease_owner is None
     assert run.prompt_hash
     assert (run.calls, world.count(Spend), world.count(Step)) == (2, 2, 2)
-    assert world.sent == [queue.verify(run.id)]
+    assert world.sent == [wakes.verify(run.id)]
     with world.store.transaction() as session:
         patch = queries.patch(session, run.id)
         assert patch is not None
@@ -171,7 +171,7 @@ def test_a_broken_sandbox_counts_and_the_last_attempt_fails(world):
 def test_a_permanent_failure_ends_the_run_with_its_reason(world):
     world.pursue(ScriptMismatch("turn 1 differs"))
     assert (world.run.state, world.run.reason) == (RunState.FAILED, "turn 1 differs")
-    assert world.sent == [queue.deliver(world.run_id)]
+    assert world.sent == [wakes.deliver(world.run_id)]
 
 
 def test_a_bug_of_ours_fails_the_run_and_kills_no_worker(world):
@@ -222,7 +222,7 @@ def test_a_worker_that_shuts_down_hands_the_run_back_at_once(world):
     world.pursue(taken_over_during(call(WRITE), world.stopping.set), say("never"))
     run = world.run
     assert (run.state, run.attempt, run.lease_owner) == (RunState.QUEUED, 0, None)
-    assert world.sent == [queue.permit("small-24b")]
+    assert world.sent == [wakes.permit("small-24b")]
     world.pursue()
     assert world.run.state is RunState.QUEUED, "a stopping worker claims nothing"
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from worker import queue
+from worker import queue, wakes
 from worker.bench import records
 from worker.bench.records import Figure, figure, percentile
 from worker.demo.watch import Progress
@@ -143,7 +143,7 @@ def claims(store: Store, redis_url: str, *, count: int = 60) -> list[Figure]:
                 repository_config={},
             )
         committed = time.monotonic()
-        publisher.send(queue.permit("small-24b"))
+        publisher.send(wakes.permit("small-24b"))
         while True:
             with store.transaction() as session:
                 if session.get_one(Run, run_id).state is not RunState.QUEUED:

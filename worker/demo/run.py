@@ -85,6 +85,7 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
 def _environment(root: Path, double: GitHubDouble, spec: str, settings: Settings, servers: Any) -> dict[str, str]:
     """The processes' settings: the demo's own, and nothing of the caller's but the model's key."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
+    kept["NO_PROXY"] = kept["no_proxy"] = "127.0.0.1"  # every server of the demo is on loopback
     own = {
         "DATABASE_URL": servers.database_url,
         "REDIS_URL": servers.redis_url,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from worker import queue
+from worker import wakes
 from worker.errors import ForgeUnavailable, Permanent, Transient
 from worker.runs import requests
 from worker.runs.requests import IssueRequest
@@ -60,7 +60,7 @@ class Intake:
     store: Store
     forges: Forges
     repositories: Repositories
-    send: Callable[[queue.Wake], None]
+    send: Callable[[wakes.Wake], None]
     profile: str
     max_attempts: int
 
@@ -111,7 +111,7 @@ class Intake:
             state = DeliveryState.HANDLED if created else DeliveryState.IGNORED
             requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
             if created:
-                after_commit(session, lambda: self.send(queue.permit(self.profile)))
+                after_commit(session, lambda: self.send(wakes.permit(self.profile)))
         log.info("run_queued" if created else "run_joined", extra={"run_id": run_id, "delivery_id": delivery.id})
         if created:
             self._acknowledge(forge, request, run_id)

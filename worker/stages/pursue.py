@@ -12,7 +12,7 @@ from sqlalchemy import func
 
 from agent.errors import Cancelled
 from agent.types import ExitStatus, Step, Usage
-from worker import logs, queue
+from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
 from worker.heartbeat import Heartbeat, Holding, owner_name
 from worker.runs import ledger, states
@@ -74,7 +74,7 @@ class Pursue:
     heartbeat: Heartbeat
     solver: Solver
     repositories: Repositories
-    send: Callable[[queue.Wake], None]
+    send: Callable[[wakes.Wake], None]
     profile: str
     lease_seconds: float
     stopping: threading.Event
@@ -149,7 +149,7 @@ class Pursue:
                 not_before=None,
                 publish_after=func.now() + timedelta(seconds=5),
             )
-            after_commit(session, lambda: self.send(queue.verify(lease.run_id)))
+            after_commit(session, lambda: self.send(wakes.verify(lease.run_id)))
         log.info("run_concluded", extra={"exit_status": result.exit_status.value, "files": len(attempt.patch.files)})
 
     def _give_back(self, lease: Lease, error: Transient) -> None:
@@ -176,7 +176,7 @@ class Pursue:
                     publish_after=later,
                 )
                 if wait == 0.0:
-                    after_commit(session, lambda: self.send(queue.permit(self.profile)))
+                    after_commit(session, lambda: self.send(wakes.permit(self.profile)))
         except LeaseLost:
             log.warning("lease_lost")
 
@@ -185,6 +185,6 @@ class Pursue:
         try:
             with self.store.transaction() as session:
                 states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
-                after_commit(session, lambda: self.send(queue.deliver(lease.run_id)))
+                after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         except LeaseLost:
             log.warning("lease_lost")

@@ -11,7 +11,7 @@ from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import HygienePolicy, check
 from agent.types import Evidence, Outcome
-from worker import logs, queue
+from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, Transient
 from worker.heartbeat import Heartbeat, Holding, owner_name
 from worker.runs import ledger, states
@@ -36,7 +36,7 @@ class Verify:
     heartbeat: Heartbeat
     verifier: Verifier
     repositories: Repositories
-    send: Callable[[queue.Wake], None]
+    send: Callable[[wakes.Wake], None]
     lease_seconds: float
 
     def __call__(self, run_id: UUID) -> None:
@@ -94,7 +94,7 @@ class Verify:
                 lease_expires_at=None,
                 not_before=None,
             )
-            after_commit(session, lambda: self.send(queue.deliver(lease.run_id)))
+            after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         log.info("run_verified", extra={"outcome": verdict.outcome.value})
 
     def _again_or_fail(self, lease: Lease, reason: str) -> None:
@@ -111,6 +111,6 @@ class Verify:
         try:
             with self.store.transaction() as session:
                 states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
-                after_commit(session, lambda: self.send(queue.deliver(lease.run_id)))
+                after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         except LeaseLost:
             log.warning("lease_lost")

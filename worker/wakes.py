@@ -1,0 +1,43 @@
+"""Names of queues and tasks, and the messages between processes: a wake-up with at most an id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from uuid import UUID
+
+DEFAULT, CPU = "default", "cpu"
+INTAKE = "devstral_fix.intake"
+PURSUE = "devstral_fix.pursue"
+VERIFY = "devstral_fix.verify"
+DELIVER = "devstral_fix.deliver"
+SWEEP = "devstral_fix.sweep"
+
+
+def gpu_queue(profile: str) -> str:
+    return f"gpu.{profile}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wake:
+    """One message: which task, on which queue, with at most an id."""
+
+    task: str
+    queue: str
+    id: UUID | None = None
+
+
+def intake(delivery_id: UUID) -> Wake:
+    return Wake(task=INTAKE, queue=DEFAULT, id=delivery_id)
+
+
+def permit(profile: str) -> Wake:
+    """A permit to take the next run of a profile; it names none."""
+    return Wake(task=PURSUE, queue=gpu_queue(profile))
+
+
+def verify(run_id: UUID) -> Wake:
+    return Wake(task=VERIFY, queue=CPU, id=run_id)
+
+
+def deliver(run_id: UUID) -> Wake:
+    return Wake(task=DELIVER, queue=DEFAULT, id=run_id)
