@@ -73,7 +73,7 @@ def fix(
     note: Callable[[str], None],
 ) -> LocalFix:
     """Pursue the issue on the repository's HEAD in a sandbox and verify the patch; the repository stays untouched."""
-    commit, source = head_commit(repo), git_directory(repo)
+    source, commit = git_directory(repo), head_commit(repo)
     cancel = threading.Event()
     with tempfile.TemporaryDirectory(prefix="devstral-fix-") as scratch:
         repositories = compose.make_repositories(Path(scratch), allow_file=True)

@@ -242,6 +242,11 @@ def test_addresses_that_are_refused(repos, url):
         repos.remote_branch(url, "main", None)
 
 
+def test_a_token_crosses_no_network_unencrypted(repos):
+    with pytest.raises(RepositoryRefused, match="over https only"):
+        repos.remote_branch("http://github.example.invalid/o/r.git", "main", SecretStr("secret-token"))
+
+
 def test_files_are_refused_unless_allowed(tmp_path, source):
     with pytest.raises(RepositoryRefused):
         GitRepositories(tmp_path / "strict").fetch("owner/name", f"file://{source}", None)

@@ -83,6 +83,7 @@ class Git:
         env = dict(self._network_env)
         secrets: tuple[str, ...] = ()
         if token is not None and urlsplit(url).scheme in {"http", "https"}:
+            check_confidential(url)
             value = token.get_secret_value()
             encoded = base64.b64encode(f"x-access-token:{value}".encode()).decode()
             parts = urlsplit(url)
@@ -161,6 +162,13 @@ def environment() -> dict[str, str]:
         "GIT_NO_REPLACE_OBJECTS": "1",
         "GIT_OPTIONAL_LOCKS": "0",
     }
+
+
+def check_confidential(url: str) -> None:
+    """RepositoryRefused where a token would cross a network unencrypted."""
+    parts = urlsplit(url)
+    if parts.scheme == "http" and parts.hostname not in {"127.0.0.1", "::1", "localhost"}:
+        raise RepositoryRefused(f"a token is sent to {parts.hostname} over https only; its address begins with http:")
 
 
 def scrub(text: str, secrets: Sequence[str]) -> str:

@@ -111,7 +111,7 @@ def run(
     cancel: Event | None = None,
 ) -> Ended:
     """Run `program` in a sandbox made of `options`. What ends it early: more than four times `keep` bytes on a stream
-    (`output_limit`), `timeout` seconds or `cancel` (both `timeout`). SandboxUnavailable when bubblewrap failed."""
+    (`output_limit`), `timeout` seconds, or `cancel` (`cancelled`). SandboxUnavailable when bubblewrap failed."""
     started = time.monotonic()
     with ours(), ExitStack() as stack:
         out, out_end = _pipe(stack)
@@ -170,7 +170,9 @@ def _watch(tree: _Tree, streams: dict[int, Stream], deadline: float, keep: int, 
             selector.register(fd, selectors.EVENT_READ)
         while True:
             left = deadline - time.monotonic()
-            if left <= 0 or (cancel is not None and cancel.is_set()):
+            if cancel is not None and cancel.is_set():
+                return ExecStatus.CANCELLED
+            if left <= 0:
                 return ExecStatus.TIMEOUT
             ready = {key.fd for key, _ in selector.select(left if cancel is None else min(left, _CANCEL_POLL))}
             if tree.status in ready and not tree.read_status():
