@@ -65,9 +65,7 @@ def test_it_is_the_port(repos):
     for name in (name for name in vars(Repositories) if not name.startswith("_")):
         assert callable(getattr(repos, name)), name
         assert [*inspect.signature(getattr(Repositories, name)).parameters][1:] == [
-            parameter.name
-            for parameter in inspect.signature(getattr(repos, name)).parameters.values()
-            if parameter.name != "date"
+            *inspect.signature(getattr(repos, name)).parameters
         ]
 
 

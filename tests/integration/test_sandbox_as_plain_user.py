@@ -57,6 +57,8 @@ def test_the_suites_pass_as_a_plain_user(tmp_path_factory):
                 "PATH": "/usr/local/bin:/usr/bin:/bin",
                 "PYTHONPATH": f"{view.path(REPOSITORY)}:{view.path(packages)}",
                 "PYTHONDONTWRITEBYTECODE": "1",
+                # An interpreter with a shared library finds it by its own path, which this user can't walk.
+                "LD_LIBRARY_PATH": f"{view.path(prefix)}/lib",
                 "HOME": str(home),
                 "TMPDIR": str(home),
             },
