@@ -7,19 +7,18 @@ the process that began the run owns their directory.
 from __future__ import annotations
 
 import os
+import shutil
 import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
-import redis
 
-from worker.adapters.embedded import Postgres, RedisServer
-from worker.adapters.embedded.locks import exclusive
-from worker.adapters.embedded.place import remove
-from worker.migrate import migrate
+if TYPE_CHECKING:  # imported where they are used: tests of the pure rooms also run where no database client is
+    from worker.adapters.embedded import Postgres, RedisServer
 
 _RUN_DIRECTORY = "DEVSTRAL_FIX_TEST_RUN"
 _TEMPLATE = "template_migrated"
@@ -37,10 +36,13 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput"):
         return
     directory = Path(os.environ.pop(_RUN_DIRECTORY))
-    for part in directory.iterdir():
-        if part.is_dir():
+    servers = [part for part in directory.iterdir() if part.is_dir()]
+    if servers:
+        from worker.adapters.embedded.place import remove
+
+        for part in servers:
             remove(part)
-    remove(directory)
+    shutil.rmtree(directory, ignore_errors=True)
 
 
 @pytest.hookimpl(trylast=True)
@@ -73,6 +75,10 @@ def run_directory() -> Path:
 @pytest.fixture(scope="session")
 def postgres(run_directory: Path) -> Iterator[Postgres]:
     """The run's Postgres, holding the template of a migrated database."""
+    from worker.adapters.embedded import Postgres
+    from worker.adapters.embedded.locks import exclusive
+    from worker.migrate import migrate
+
     with Postgres(run_directory / "postgres", durable=False) as server:
         made = run_directory / "template-made"
         with exclusive(run_directory / "template.lock"):
@@ -109,6 +115,8 @@ def database_url(postgres: Postgres) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def redis_server(run_directory: Path) -> Iterator[RedisServer]:
     """A Redis of this pytest worker's own: its databases are few, and a test may empty one."""
+    from worker.adapters.embedded import RedisServer
+
     name = os.environ.get("PYTEST_XDIST_WORKER", "main")
     with RedisServer(run_directory / f"redis-{name}", durable=False) as server:
         yield server
@@ -117,6 +125,8 @@ def redis_server(run_directory: Path) -> Iterator[RedisServer]:
 @pytest.fixture
 def redis_url(redis_server: RedisServer) -> str:
     """An empty Redis database."""
+    import redis
+
     client = redis.Redis.from_url(redis_server.url)
     client.flushall()
     client.close()
