@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from uuid import UUID
 
+from anyio import to_thread
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
@@ -21,9 +23,11 @@ from worker.queue import Publisher
 from worker.settings import Settings
 from worker.store import queries
 from worker.store.models import DeliveryState
-from worker.store.session import Store, after_commit
+from worker.store.session import DatabaseUnavailable, Store, after_commit
 
 log = logging.getLogger(__name__)
+
+THREADS = 6
 
 
 class Receiver:
@@ -35,6 +39,16 @@ class Receiver:
 
     def receive(self, received: webhooks.Received) -> bool:
         """True when the delivery is new. A repeated one (same GUID) changes nothing."""
+        for last in (False, True):
+            try:
+                return self._insert(received)
+            except DatabaseUnavailable:
+                # A connection that died in the pool shows only when it is used; inserting again is harmless.
+                if last:
+                    raise
+        raise AssertionError("unreachable")
+
+    def _insert(self, received: webhooks.Received) -> bool:
         request = received.request
         state = DeliveryState.IGNORED if request is None else DeliveryState.RECEIVED
         with self._store.transaction() as session:
@@ -52,7 +66,7 @@ class Receiver:
                 reason=received.ignored_reason,
             )
             if delivery_id is not None and state is DeliveryState.RECEIVED:
-                after_commit(session, lambda: self._send(wakes.intake(delivery_id)))
+                after_commit(session, lambda: self._send(wakes.intake()))
         return delivery_id is not None
 
 
@@ -92,19 +106,29 @@ def create_app() -> FastAPI:
 
 def build(settings: Settings) -> FastAPI:
     """The application for given settings; connections are opened when it starts and closed when it stops."""
-    store = Store(settings.need("database_url"))
-    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
-    token = settings.api_token.get_secret_value() if settings.api_token else None
+    store = Store(settings.need("database_url"), pre_ping=False)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         publisher = Publisher(queue.make_app(settings.need("redis_url")))
         app.state.receiver = Receiver(store, publisher.send)
+        # No more threads than connections that are open: a burst waits for neither.
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
+        await run_in_threadpool(store.warm, THREADS)
+        gc.freeze()  # what was imported lives for ever; the collector need not look at it again
         yield
         publisher.close()
         store.close()
 
     app = FastAPI(title="devstral-fix", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
+
+    add_routes(app, store, settings)
+    return app
+
+
+def add_routes(app: FastAPI, store: Store, settings: Settings) -> None:
+    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+    token = settings.api_token.get_secret_value() if settings.api_token else None
 
     @app.exception_handler(Transient)
     def unavailable(_: Request, error: Exception) -> Response:
@@ -112,17 +136,18 @@ def build(settings: Settings) -> FastAPI:
         return JSONResponse({"detail": "temporarily unavailable"}, 503, headers={"Retry-After": "5"})
 
     @app.post("/webhooks/github", status_code=202)
-    async def github(request: Request) -> dict[str, Any]:
+    async def github(request: Request) -> Response:
         if not secret:
             raise HTTPException(404, "webhooks are off: DEVSTRAL_FIX_WEBHOOK_SECRET is not set")
         body = await capped_body(request, settings.webhook_max_bytes)
-        parsed = await run_in_threadpool(
-            webhooks.parse, request.headers, body, secret=secret.encode(), trigger_label=settings.trigger_label
-        )
+        return await run_in_threadpool(accept, request.headers, body)
+
+    def accept(headers: Mapping[str, str], body: bytes) -> Response:
+        parsed = webhooks.parse(headers, body, secret=secret.encode(), trigger_label=settings.trigger_label)
         if isinstance(parsed, webhooks.Rejected):
             raise HTTPException(parsed.status, parsed.message)
-        created = await run_in_threadpool(app.state.receiver.receive, parsed)
-        return {"delivery": parsed.guid, "new": created, "ignored": parsed.ignored_reason}
+        created = app.state.receiver.receive(parsed)
+        return JSONResponse({"delivery": parsed.guid, "new": created, "ignored": parsed.ignored_reason}, 202)
 
     @app.get("/healthz")
     def healthz() -> dict[str, str]:
@@ -141,5 +166,3 @@ def build(settings: Settings) -> FastAPI:
         if found is None:
             raise HTTPException(404, "there is no such run")
         return found
-
-    return app

@@ -116,7 +116,14 @@ def serve(host: str, port: int) -> None:
     settings().need("database_url")  # told here, not as a traceback from inside the server
     settings().need("redis_url")
     uvicorn.run(
-        "api.app:create_app", factory=True, host=host, port=port, log_config=None, access_log=False, server_header=False
+        "api.app:create_app",
+        factory=True,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
     )
 
 
@@ -145,6 +152,15 @@ def migrate() -> None:
     from worker.migrate import migrate as run
 
     run(settings().need("database_url"))
+
+
+@cli.command(epilog="Example: devstral-fix bench control-plane")
+@click.argument("name", type=click.Choice(["control-plane"]))
+def bench(name: str) -> None:
+    """Measure this machine, print a table, and write docs/benchmarks; exit status 1 when a goal is missed."""
+    from importlib import import_module
+
+    sys.exit(import_module(f"worker.bench.{name.replace('-', '_')}").main())
 
 
 @cli.group()

@@ -6,9 +6,11 @@ Early ack, no prefetch, no countdowns, no results: Redis' visibility timeout wou
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
+from collections.abc import Sequence
 
 from celery import Celery
 
@@ -56,6 +58,21 @@ def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
     return app
 
 
+PAUSE = 0.05  # seconds between two rounds of the publisher
+
+
+def coalesced(wakes: Sequence[Wake]) -> list[Wake]:
+    """What has to be sent so that every wake-up has its effect: of equal ones that drain, one is enough a round."""
+    draining: set[Wake] = set()
+    kept = []
+    for wake in wakes:
+        if wake not in draining:
+            kept.append(wake)
+        if wake.drains:
+            draining.add(wake)
+    return kept
+
+
 class Publisher:
     """Sends wake-ups from a thread of its own, so that nobody waits for Redis. What can't be sent is dropped with a
     log line: the rows are there, and the sweep announces them again."""
@@ -63,6 +80,7 @@ class Publisher:
     def __init__(self, app: Celery, *, limit: int = 10_000) -> None:
         self._app = app
         self._queue: queue.Queue[Wake | None] = queue.Queue(maxsize=limit)
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
         self._thread.start()
 
@@ -76,12 +94,25 @@ class Publisher:
     def close(self, timeout: float = 5.0) -> None:
         """Send what is waiting and stop."""
         self._queue.put(None)
+        self._closing.set()
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        while (wake := self._queue.get()) is not None:
-            args = [] if wake.id is None else [str(wake.id)]
-            try:
-                self._app.send_task(wake.task, args=args, queue=wake.queue, retry=False)
-            except Exception as error:  # noqa: BLE001 - whatever kombu raises, the sweep repeats the message
-                log.warning("wake_not_sent", extra={"task": wake.task, "why": type(error).__name__})
+        closing = False
+        while not closing:
+            waiting = [self._queue.get()]
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    waiting.append(self._queue.get_nowait())
+            closing = None in waiting
+            for wake in coalesced([wake for wake in waiting if wake is not None]):
+                self._send(wake)
+            # A burst is gathered while the first messages of it are on their way.
+            self._closing.wait(0 if closing else PAUSE)
+
+    def _send(self, wake: Wake) -> None:
+        args = [] if wake.id is None else [str(wake.id)]
+        try:
+            self._app.send_task(wake.task, args=args, queue=wake.queue, retry=False)
+        except Exception as error:  # noqa: BLE001 - whatever kombu raises, the sweep repeats the message
+            log.warning("wake_not_sent", extra={"task": wake.task, "why": type(error).__name__})

@@ -32,8 +32,8 @@ class Sweep:
         with self.store.transaction() as session:
             deliveries = queries.due_deliveries(session)
             runs = queries.due_runs(session)
-        for delivery_id in deliveries:
-            self.send(wakes.intake(delivery_id))
+        if deliveries:
+            self.send(wakes.intake())
         for run_id, state, profile, verified in runs:
             if state is RunState.QUEUED:
                 self.send(wakes.permit(profile))

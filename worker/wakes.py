@@ -19,15 +19,18 @@ def gpu_queue(profile: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Wake:
-    """One message: which task, on which queue, with at most an id."""
+    """One message: which task, on which queue, with at most an id. A task that `drains` goes on until nothing is left,
+    so that a few messages serve for any number of rows."""
 
     task: str
     queue: str
     id: UUID | None = None
+    drains: bool = False
 
 
-def intake(delivery_id: UUID) -> Wake:
-    return Wake(task=INTAKE, queue=DEFAULT, id=delivery_id)
+def intake() -> Wake:
+    """A permit to take received deliveries until none is left."""
+    return Wake(task=INTAKE, queue=DEFAULT, drains=True)
 
 
 def permit(profile: str) -> Wake:

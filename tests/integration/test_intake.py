@@ -54,7 +54,7 @@ class World:
                 state=DeliveryState.RECEIVED,
             )
         assert delivery_id is not None
-        self.intake(delivery_id)
+        self.intake()
         return delivery_id
 
     def delivery(self, delivery_id) -> Delivery:
@@ -164,11 +164,11 @@ def test_while_github_is_away_the_delivery_waits_with_the_reason(world):
     delivery = world.delivery(delivery_id)
     assert (delivery.state, delivery.reason) == (DeliveryState.RECEIVED, "502 from GitHub")
     assert (delivery.publish_after - delivery.received_at).total_seconds() > 90
-    world.intake(delivery_id)
+    world.intake()
     assert world.runs() == [], "not before its time"
     with world.store.transaction() as session:
         session.execute(update(Delivery).values(claimed_until=text("now() - interval '1 s'")))
-    world.intake(delivery_id)
+    world.intake()
     assert len(world.runs()) == 1
 
 
@@ -178,7 +178,7 @@ def test_an_answer_that_never_comes_is_given_up(world):
     for _ in range(MAX_ATTEMPTS - 1):
         with world.store.transaction() as session:
             session.execute(update(Delivery).values(claimed_until=text("now() - interval '1 s'")))
-        world.intake(delivery_id)
+        world.intake()
     delivery = world.delivery(delivery_id)
     assert delivery.state is DeliveryState.FAILED
     assert "given up after 5 attempts" in (delivery.reason or "")

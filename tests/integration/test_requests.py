@@ -87,18 +87,20 @@ def test_a_delivery_is_stored_once(store):
 def test_a_delivery_is_handled_by_one_and_freed_later(store):
     delivery_id = delivery(store)
     with store.transaction() as session:
-        assert requests.claim_delivery(session, delivery_id, seconds=60) is not None
+        claimed = requests.claim_delivery(session, seconds=60)
+        assert claimed is not None
+        assert claimed.id == delivery_id
     with store.transaction() as session:
-        assert requests.claim_delivery(session, delivery_id, seconds=60) is None
+        assert requests.claim_delivery(session, seconds=60) is None
     with store.transaction() as session:
         requests.postpone_delivery(session, delivery_id, reason="GitHub is away", seconds=-1)
     with store.transaction() as session:
-        again = requests.claim_delivery(session, delivery_id, seconds=60)
+        again = requests.claim_delivery(session, seconds=60)
         assert again is not None
         assert again.attempt == 2
         requests.finish_delivery(session, delivery_id, DeliveryState.IGNORED, reason="closed")
     with store.transaction() as session:
-        assert requests.claim_delivery(session, delivery_id, seconds=60) is None
+        assert requests.claim_delivery(session, seconds=60) is None
         row = session.get_one(Delivery, delivery_id)
         assert (row.state, row.reason) == (DeliveryState.IGNORED, "closed")
 

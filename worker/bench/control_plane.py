@@ -72,14 +72,15 @@ def load(port: int, *, total: int, rate: float) -> tuple[list[float], list[int]]
     Latency counts from the moment a request was due, so a server that stalls can't hide it.
     """
     per_connection = total // CONNECTIONS
+    bodies = [payload(number) for number in range(1, total + 1)]
+    requests_sent = [(body, headers(body)) for body in bodies]  # signed before the clock runs: GitHub's work, not ours
     start = time.monotonic() + 0.2
 
     def run(lane: int) -> list[tuple[float, int]]:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
         results = []
         for i in range(per_connection):
-            body = payload(1 + lane * per_connection + i)
-            sent_headers = headers(body)
+            body, sent_headers = requests_sent[lane * per_connection + i]
             due = start + (i * CONNECTIONS + lane) / rate
             time.sleep(max(0.0, due - time.monotonic()))
             connection.request("POST", "/webhooks/github", body, sent_headers)

@@ -92,15 +92,22 @@ def cancel(session: Session, run_id: UUID, *, by: str) -> RunState:
     return run.state
 
 
-def claim_delivery(session: Session, delivery_id: UUID, *, seconds: float) -> Delivery | None:
-    """Take a received delivery for handling; None when it is done or in other hands."""
-    statement = (
-        update(Delivery)
+def claim_delivery(session: Session, *, seconds: float) -> Delivery | None:
+    """Take the oldest received delivery for handling; None when all are done, postponed, or in other hands."""
+    candidate = (
+        select(Delivery.id)
         .where(
-            Delivery.id == delivery_id,
             Delivery.state == DeliveryState.RECEIVED,
             func.coalesce(Delivery.claimed_until, func.now()) <= func.now(),
         )
+        .order_by(Delivery.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+        .scalar_subquery()
+    )
+    statement = (
+        update(Delivery)
+        .where(Delivery.id == candidate)
         .values(claimed_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds), attempt=Delivery.attempt + 1)
         .returning(Delivery)
     )

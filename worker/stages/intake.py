@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from uuid import UUID
 
-from worker import wakes
+from worker import logs, wakes
 from worker.errors import ForgeUnavailable, Permanent, Transient
 from worker.runs import requests
 from worker.runs.requests import IssueRequest
@@ -64,11 +64,17 @@ class Intake:
     profile: str
     max_attempts: int
 
-    def __call__(self, delivery_id: UUID) -> None:
-        with self.store.transaction() as session:
-            delivery = requests.claim_delivery(session, delivery_id, seconds=CLAIM_SECONDS)
-        if delivery is None:
-            return
+    def __call__(self) -> None:
+        """Handle received deliveries until none is left; several workers may do so side by side."""
+        while True:
+            with self.store.transaction() as session:
+                delivery = requests.claim_delivery(session, seconds=CLAIM_SECONDS)
+            if delivery is None:
+                return
+            with logs.bound(delivery_id=delivery.id):
+                self._handle(delivery)
+
+    def _handle(self, delivery: Delivery) -> None:
         if delivery.request is None:
             self._finish(delivery, DeliveryState.IGNORED, "nothing was asked for")
             return
@@ -112,7 +118,7 @@ class Intake:
             requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
             if created:
                 after_commit(session, lambda: self.send(wakes.permit(self.profile)))
-        log.info("run_queued" if created else "run_joined", extra={"run_id": run_id, "delivery_id": delivery.id})
+        log.info("run_queued" if created else "run_joined", extra={"run_id": run_id})
         if created:
             self._acknowledge(forge, request, run_id)
 
@@ -143,11 +149,11 @@ class Intake:
         wait = 15.0 * 2**delivery.attempt
         if isinstance(error, ForgeUnavailable) and error.retry_after is not None:
             wait = max(wait, error.retry_after)
-        log.warning("intake_postponed", extra={"delivery_id": delivery.id, "why": str(error), "seconds": wait})
+        log.warning("intake_postponed", extra={"why": str(error), "seconds": wait})
         with self.store.transaction() as session:
             requests.postpone_delivery(session, delivery.id, reason=str(error), seconds=wait)
 
     def _finish(self, delivery: Delivery, state: DeliveryState, reason: str) -> None:
-        log.info("delivery_finished", extra={"delivery_id": delivery.id, "to": state.value, "why": reason})
+        log.info("delivery_finished", extra={"to": state.value, "why": reason})
         with self.store.transaction() as session:
             requests.finish_delivery(session, delivery.id, state, reason=reason)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
-from sqlalchemy import Engine, create_engine, event
+from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from worker.errors import Transient
+from worker.store.models import Delivery
 
 
 class DatabaseUnavailable(Transient):
@@ -19,12 +20,14 @@ class DatabaseUnavailable(Transient):
 class Store:
     """One per process. `transaction()` commits on success and rolls back on error; nobody else commits."""
 
-    def __init__(self, url: str, *, pool_size: int = 10) -> None:
+    def __init__(self, url: str, *, pool_size: int = 10, pre_ping: bool = True) -> None:
+        """`pre_ping` asks each connection whether it is alive before its use, for one round trip; without it the
+        first use after a restart of Postgres fails, which a caller that can repeat itself may prefer."""
         self.engine: Engine = create_engine(
             url,
             pool_size=pool_size,
             max_overflow=10,
-            pool_pre_ping=True,
+            pool_pre_ping=pre_ping,
             connect_args={"connect_timeout": 5, "options": "-c timezone=UTC -c lock_timeout=10s"},
         )
         self._sessions = sessionmaker(self.engine, expire_on_commit=False)
@@ -36,6 +39,13 @@ class Store:
                 yield session
         except OperationalError as error:
             raise DatabaseUnavailable(str(error.orig)) from error
+
+    def warm(self, connections: int) -> None:
+        """Open this many connections now, so that the first burst does not wait for them. A database that does not
+        answer yet is no error here: the first use says so."""
+        with ExitStack() as stack, suppress(OperationalError):
+            for _ in range(connections):
+                stack.enter_context(self.engine.connect()).execute(select(Delivery.id).limit(1))
 
     def close(self) -> None:
         self.engine.dispose()
