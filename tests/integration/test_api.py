@@ -76,7 +76,7 @@ def test_a_signed_request_is_stored_and_wakes_the_queue(client, store, redis_url
     queue.close()
     assert message is not None
     headers = json.loads(message[1])["headers"]
-    assert (headers["task"], headers["argsrepr"]) == ("devstral_fix.intake", "[]")
+    assert (headers["task"], headers["argsrepr"]) == ("devstral_fix.intake", "()")
 
 
 def test_the_same_delivery_twice_is_one_row(client, store):

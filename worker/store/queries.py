@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, or_, select, text, update
+from sqlalchemy import Connection, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -16,16 +16,18 @@ from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRe
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]
 
 
-def insert_delivery(session: Session, **values: Any) -> UUID | None:
+_INSERT_DELIVERY = (
+    insert(DELIVERIES)
+    .values(publish_after=func.now() + text("interval '5 s'"))
+    .on_conflict_do_nothing(index_elements=[DELIVERIES.c.key])
+    .returning(DELIVERIES.c.id)
+)
+
+
+def insert_delivery(connection: Connection | Session, **values: Any) -> UUID | None:
     """Store a delivery once; None when its key is known. `publish_after` gives the publisher a head start over the
     sweep."""
-    statement = (
-        insert(DELIVERIES)  # the table, not the class: the ORM's machinery would double this statement's time
-        .values(publish_after=func.now() + text("interval '5 s'"))
-        .on_conflict_do_nothing(index_elements=[DELIVERIES.c.key])
-        .returning(DELIVERIES.c.id)
-    )
-    delivery_id: UUID | None = session.scalar(statement, values)
+    delivery_id: UUID | None = connection.scalar(_INSERT_DELIVERY, values)
     return delivery_id
 
 

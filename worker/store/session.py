@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import Connection, Engine, create_engine, event, select
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
@@ -37,6 +37,15 @@ class Store:
         try:
             with self._sessions.begin() as session:
                 yield session
+        except OperationalError as error:
+            raise DatabaseUnavailable(str(error.orig)) from error
+
+    @contextmanager
+    def connection(self) -> Iterator[Connection]:
+        """A transaction without the ORM, for the request path: a session would double a small statement's time."""
+        try:
+            with self.engine.begin() as connection:
+                yield connection
         except OperationalError as error:
             raise DatabaseUnavailable(str(error.orig)) from error
 
