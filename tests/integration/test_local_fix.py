@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from worker.demo.github_double.bare import BareRepositories
-from worker.demo.project import REPOSITORY, project_files
+from worker.demo.seed import REPOSITORY, project_files
 from worker.demo.record import record
 from worker.demo.run import SCRIPT
 

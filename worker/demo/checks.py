@@ -11,7 +11,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from worker.demo.github_double import GitHubDouble
-from worker.demo.project import REPOSITORY
+from worker.demo.seed import REPOSITORY
 from worker.store import queries
 from worker.store.models import Run, Spend
 from worker.store.session import Store

@@ -15,7 +15,7 @@ from agent.types import ExitStatus, Limits, Step, Usage
 from worker import compose
 from worker.adapters.models.recorder import ScriptRecorder
 from worker.demo.github_double.bare import BareRepositories
-from worker.demo.project import REPOSITORY, issue, project_files
+from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.errors import ScriptMismatch
 from worker.settings import CATALOGUE
 from worker.stages.attempt import Solver

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.status import Status
 from sqlalchemy import select
 
-from worker.demo.project import REPOSITORY
+from worker.demo.seed import REPOSITORY
 from worker.runs.states import FINAL
 from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, Run
