@@ -209,9 +209,15 @@ def list_runs(limit: int, *, as_json: bool) -> None:
 @click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
 def cancel_run(run_id: UUID, by: str) -> None:
     """End a run: at once, or at its next step where a worker is on it."""
+    from worker import wakes
+    from worker.queue import Publisher, make_app
     from worker.runs import requests
 
     state = _in_transaction(lambda session: requests.cancel(session, run_id, by=by))
+    if state.value == "cancelled" and settings().redis_url is not None:
+        publisher = Publisher(make_app(settings().need("redis_url")))
+        publisher.send(wakes.deliver(run_id))  # the issue's status comment says so
+        publisher.close()
     click.echo(f"{run_id}: {'cancel requested' if state.value == 'running' else state.value}")
 
 

@@ -25,7 +25,10 @@ def work(settings: Settings, role: compose.Role) -> int:
             runtime.stopping.set()
 
         signals.worker_shutting_down.connect(stopping, weak=False)
-        log.info("worker_started", extra={"role": role, "queues": runtime.queues, "slots": runtime.slots})
+        log.info(
+            "worker_started",
+            extra={"role": role, "isolation": settings.isolation, "queues": runtime.queues, "slots": runtime.slots},
+        )
         worker = runtime.app.Worker(
             pool="threads",
             concurrency=runtime.slots,

@@ -14,9 +14,9 @@ from tests.fakes import FakeJournal
 from worker import compose
 from worker.adapters.models.scripted import ScriptedModel
 from worker.demo.github_double.bare import BareRepositories
-from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.demo.record import record
 from worker.demo.run import SCRIPT
+from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.errors import ScriptMismatch
 from worker.stages.attempt import Attempt, Solver
 

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from worker.demo.github_double.bare import BareRepositories
-from worker.demo.seed import REPOSITORY, project_files
 from worker.demo.record import record
 from worker.demo.run import SCRIPT
+from worker.demo.seed import REPOSITORY, project_files
 
 ISSUE = Path(__file__).parents[2] / "worker" / "demo" / "issue.md"
 

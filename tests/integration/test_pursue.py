@@ -166,6 +166,7 @@ def test_a_broken_sandbox_counts_and_the_last_attempt_fails(world):
     run = world.run
     assert run.state is RunState.FAILED
     assert "given up after 2 attempts" in (run.reason or "")
+    assert world.sent == [wakes.deliver(run.id)]
 
 
 def test_a_permanent_failure_ends_the_run_with_its_reason(world):
@@ -214,7 +215,8 @@ def test_cancelling_stops_at_the_next_step_and_keeps_the_diff(world):
     world.pursue(call(WRITE), taken_over_during(call(("bash", '{"command": "true"}')), cancelled), say("never"))
     run = world.run
     assert (run.state, run.exit_status) == (RunState.CANCELLED, ExitStatus.CANCELLED)
-    assert "ann" in (run.reason or "")
+    assert run.reason == "cancelled by ann"
+    assert world.sent == [wakes.deliver(run.id)]
     assert world.count(Patch) == 1
 
 

@@ -23,8 +23,8 @@ from worker.adapters.models import open_model
 from worker.demo.checks import Check, run_checks
 from worker.demo.github_double import GitHubDouble
 from worker.demo.node import node_command
-from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.demo.record import record as record_script
+from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.demo.watch import Progress, wait_for_end
 from worker.settings import PREFIX, Settings
 from worker.store import queries

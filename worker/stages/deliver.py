@@ -199,6 +199,7 @@ class Deliver:
             set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"why": str(error)})
+        self.repositories.drop_run_dir(str(run.id))
 
     def _again_or_fail(self, lease: Lease, error: Transient) -> None:
         """GitHub may be away for hours and a finished patch is worth the wait: no attempt is counted, each pause is

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sqlalchemy import func
+from sqlalchemy.orm import Session
 
 from agent.errors import Cancelled
 from agent.types import ExitStatus, Step, Usage
@@ -93,7 +94,7 @@ class Pursue:
         log.info("run_claimed", extra={"token": lease.token})
         try:
             attempt = self._solve(lease, holding)
-            self._conclude(lease, attempt)
+            self._conclude(lease, holding, attempt)
         except LeaseLost as lost:
             log.warning("lease_lost", extra={"why": str(lost)})
         except Transient as error:
@@ -129,12 +130,15 @@ class Pursue:
         )
         return self.solver.solve(git_dir, task, journal, holding.cancel)
 
-    def _conclude(self, lease: Lease, attempt: Attempt) -> None:
+    def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
         result = attempt.result
         if result.exit_status is ExitStatus.CANCELLED:
+            by = holding.cancelled_by
+            reason = f"cancelled by {by}" if by else result.reason
             with self.store.transaction() as session:
                 ledger.record_patch(session, lease, attempt.patch)
-                states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=result.reason)
+                states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=reason)
+                self._tell(session, lease)
             return
         with self.store.transaction() as session:
             ledger.record_patch(session, lease, attempt.patch)
@@ -161,9 +165,9 @@ class Pursue:
             with self.store.transaction() as session:
                 run = session.get_one(Run, lease.run_id)
                 if not free and run.attempt + 1 >= run.max_attempts:
-                    states.advance(
-                        session, lease, RunState.FAILED, reason=f"given up after {run.max_attempts} attempts: {error}"
-                    )
+                    reason = ledger.clean(f"given up after {run.max_attempts} attempts: {error}")
+                    states.advance(session, lease, RunState.FAILED, reason=reason)
+                    self._tell(session, lease)
                     return
                 later = func.now() + timedelta(seconds=wait)
                 states.advance(
@@ -185,6 +189,10 @@ class Pursue:
         try:
             with self.store.transaction() as session:
                 states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
-                after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
+                self._tell(session, lease)
         except LeaseLost:
             log.warning("lease_lost")
+
+    def _tell(self, session: Session, lease: Lease) -> None:
+        """People hear of an end without delivery, too."""
+        after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))

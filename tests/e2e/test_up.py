@@ -1,0 +1,94 @@
+"""`devstral-fix up`: everything on one machine, stopped in order, its data still there the next time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from worker.demo.run import SCRIPT
+from worker.up import free_port
+
+pytestmark = pytest.mark.xdist_group("demo")
+SECRET = "e2e"
+READY_SECONDS = 60
+
+
+@contextmanager
+def up(directory: Path, port: int):
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
+    env |= {
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "DEVSTRAL_FIX_MODEL": f"scripted:{SCRIPT}",
+        "DEVSTRAL_FIX_WEBHOOK_SECRET": SECRET,
+        "DEVSTRAL_FIX_GITHUB_TOKEN": "unused",
+        "DEVSTRAL_FIX_GITHUB_URL": "http://127.0.0.1:1",
+    }
+    command = [sys.executable, "-m", "worker.cli", "up", "--isolation", "basic", "--port", str(port)]
+    with (directory / "log").open("ab") as log:
+        process = subprocess.Popen(command, env=env, cwd=directory, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + READY_SECONDS
+        while get(port, "/readyz") != 200:
+            assert process.poll() is None, (directory / "log").read_text()
+            assert time.monotonic() < deadline, (directory / "log").read_text()
+            time.sleep(0.1)  # another process: asking is the only way to know
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+def get(port, path):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
+
+
+def ping(port, guid):
+    body = b"{}"
+    headers = {
+        "Content-Type": "application/json",
+        "X-GitHub-Event": "ping",
+        "X-GitHub-Delivery": guid,
+        "X-Hub-Signature-256": "sha256=" + hmac.new(SECRET.encode(), body, hashlib.sha256).hexdigest(),
+    }
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/webhooks/github", body, headers)
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def test_up_starts_stops_in_order_and_keeps_its_data(tmp_path):
+    tmp_path.chmod(0o711)
+    port = free_port()
+    with up(tmp_path, port) as process:
+        assert ping(port, "guid-1")["new"] is True
+        children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+        started = {
+            int(pid) for task in children.parents[1].iterdir() for pid in (task / "children").read_text().split()
+        }
+        assert len(started) >= 5, "API, three workers and beat"
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        assert not any(Path(f"/proc/{pid}").exists() for pid in started)
+    assert (tmp_path / "log").read_text().startswith("isolation=basic; ")
+    with up(tmp_path, port) as process:
+        assert ping(port, "guid-1")["new"] is False, "the delivery was stored before the restart"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 0
