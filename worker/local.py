@@ -36,28 +36,22 @@ class LocalFix:
         return self.attempt.patch
 
 
+def _ask_git(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Git about a person's own repository, in their own configuration; only questions, nothing is written."""
+    command = ["git", "-C", str(repo), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+
+
 def git_directory(repo: Path) -> Path:
-    """The directory that holds a repository's objects. Asked of git in a clean environment; nothing is written."""
-    done = subprocess.run(
-        ["git", "-C", str(repo), "rev-parse", "--path-format=absolute", "--git-common-dir"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    """The directory that holds a repository's objects; of a linked work tree that of its main one."""
+    done = _ask_git(repo, "rev-parse", "--path-format=absolute", "--git-common-dir")
     if done.returncode != 0:
         raise RepositoryRefused(f"{repo} is not a git repository: {done.stderr.strip()[:300]}")
     return Path(done.stdout.strip())
 
 
 def head_commit(repo: Path) -> str:
-    done = subprocess.run(
-        ["git", "-C", str(repo), "rev-parse", "--verify", "HEAD^{commit}"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-    )
+    done = _ask_git(repo, "rev-parse", "--verify", "HEAD^{commit}")
     if done.returncode != 0:
         raise RepositoryRefused(f"{repo} has no commit yet")
     return done.stdout.strip()

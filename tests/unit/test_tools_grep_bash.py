@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -151,10 +152,11 @@ def test_every_call_is_a_new_quiet_shell(session: FakeSession):
 
 
 def test_a_timeout_is_said_and_kills_everything(session: FakeSession):
-    said = failed(session, "echo before; (setsid sleep 600 &) ; sleep 600", timeout=1)
+    mine = f"sleep 600.{os.getpid()}"  # a number of this test's own: other tests on this machine sleep, too
+    said = failed(session, f"echo before; (setsid {mine} &) ; {mine}", timeout=1)
     assert "stopped after 1 s" in said
     assert "Stdout: before" in said
-    assert bash(session, "pgrep -fx 'sleep 600' || true").startswith("stdout: \n")
+    assert bash(session, f"pgrep -fx '{mine}' || true").startswith("stdout: \n")
 
 
 def test_the_timeout_is_capped_by_the_service(session: FakeSession):

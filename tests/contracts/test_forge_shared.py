@@ -1,0 +1,137 @@
+"""One contract for the forge that tests fake and the forge that talks to GitHub (here: its double)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
+from tests.github_double import app_forges, push_branch, running_double
+from worker.demo.github_double import GitHubDouble
+from worker.errors import ForgeRefused, ForgeUnavailable
+from worker.stages.ports import Forge, Forges
+
+REPOSITORY = "acme/widgets"
+MARKER = "<!-- devstral-fix:test -->"
+
+
+@dataclass
+class Subject:
+    forge: Forge
+    forges: Forges
+    new_issue: Callable[[], int]
+    branch: Callable[[str], None]
+    lose_answer: Callable[[str, int], None]
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory) -> Iterator[GitHubDouble]:
+    with running_double(tmp_path_factory.mktemp("double")) as double:
+        double.create_repository(REPOSITORY, {"a.py": "x = 1\n"})
+        yield double
+
+
+def fake_subject() -> Subject:
+    branches = {"main"}
+    repository = FakeRepository(REPOSITORY, clone_url="file:///none", has_branch=branches.__contains__)
+    repository.permissions["octo-admin"] = "admin"
+    forge = FakeForge(repository)
+    methods = {"comment": "create_comment", "pull": "open_pull_request"}
+    return Subject(
+        forge=forge,
+        forges=FakeForges(forge),
+        new_issue=lambda: repository.open_issue("A bug", "It breaks."),
+        branch=branches.add,
+        lose_answer=lambda what, _: forge.faults.update({methods[what]: [After(ForgeUnavailable("lost"))]}),
+    )
+
+
+@pytest.fixture(params=["fake", "github"])
+def subject(request, tmp_path) -> Iterator[Subject]:
+    if request.param == "fake":
+        yield fake_subject()
+        return
+    double: GitHubDouble = request.getfixturevalue("double")
+    paths = {"comment": "POST /repos/acme/widgets/issues/{}/comments", "pull": "POST /repos/acme/widgets/pulls"}
+    forges = app_forges(double)
+    yield Subject(
+        forge=forges.open(REPOSITORY, double.installation_id),
+        forges=forges,
+        new_issue=lambda: double.create_issue(REPOSITORY, "A bug", "It breaks."),
+        branch=lambda name: push_branch(double, REPOSITORY, name, tmp_path / name.replace("/", "-")),
+        lose_answer=lambda what, number: double.fault(paths[what].format(number), status=502, forward=True),
+    )
+    double.clear_faults()
+
+
+def test_what_is_there_is_found(subject):
+    number = subject.new_issue()
+    issue = subject.forge.issue(number)
+    assert (issue.number, issue.title, issue.body, issue.state) == (number, "A bug", "It breaks.", "open")
+    assert (issue.locked, issue.is_pull_request, issue.labels) == (False, False, ())
+    assert subject.forge.repository().default_branch == "main"
+    assert subject.forge.permission("octo-admin") == "admin"
+
+
+def test_what_is_not_there_is_refused(subject):
+    with pytest.raises(ForgeRefused):
+        subject.forge.issue(999_999)
+    with pytest.raises(ForgeRefused):
+        subject.forge.create_comment(999_999, "x")
+    with pytest.raises(ForgeRefused):
+        subject.forge.edit_comment(999_999, "x")
+    assert subject.forge.permission("who-is-this") == "none"
+    with pytest.raises(ForgeRefused):
+        subject.forges.open("acme/absent", 100).repository()
+
+
+def test_a_comment_is_found_by_its_marker_and_edited_in_place(subject):
+    number = subject.new_issue()
+    assert subject.forge.find_comment(number, MARKER) is None
+    made = subject.forge.create_comment(number, f"{MARKER}\nqueued")
+    found = subject.forge.find_comment(number, MARKER)
+    assert found is not None
+    assert (found.id, found.body) == (made.id, f"{MARKER}\nqueued")
+    edited = subject.forge.edit_comment(made.id, f"{MARKER}\ndone")
+    assert (edited.id, edited.body) == (made.id, f"{MARKER}\ndone")
+    assert subject.forge.find_comment(number, "another marker") is None
+
+
+def test_a_comment_whose_answer_was_lost_is_there(subject):
+    number = subject.new_issue()
+    subject.lose_answer("comment", number)
+    with pytest.raises(ForgeUnavailable):
+        subject.forge.create_comment(number, MARKER)
+    assert subject.forge.find_comment(number, MARKER) is not None
+
+
+def test_a_pull_request_is_opened_once_found_and_edited(subject):
+    subject.branch("devstral/issue-1")
+    words = {"head": "devstral/issue-1", "base": "main", "draft": True}
+    assert subject.forge.find_pull_request("devstral/issue-1") is None
+    made = subject.forge.open_pull_request(title="T", body="B", **words)
+    assert (made.draft, made.state, made.merged, made.head_branch) == (True, "open", False, "devstral/issue-1")
+    with pytest.raises(ForgeRefused):
+        subject.forge.open_pull_request(title="T", body="B", **words)
+    edited = subject.forge.edit_pull_request(made.number, title="T2", body="B2")
+    found = subject.forge.find_pull_request("devstral/issue-1")
+    assert found == edited
+    assert found is not None
+    assert (found.number, found.title, found.body) == (made.number, "T2", "B2")
+
+
+def test_a_pull_request_from_no_branch_is_refused(subject):
+    with pytest.raises(ForgeRefused):
+        subject.forge.open_pull_request(title="T", body="B", head="devstral/none", base="main", draft=True)
+    with pytest.raises(ForgeRefused):
+        subject.forge.edit_pull_request(999_999, title="T", body="B")
+
+
+def test_a_pull_request_whose_answer_was_lost_is_there(subject):
+    subject.branch("devstral/issue-2")
+    subject.lose_answer("pull", 0)
+    with pytest.raises(ForgeUnavailable):
+        subject.forge.open_pull_request(title="T", body="B", head="devstral/issue-2", base="main", draft=True)
+    assert subject.forge.find_pull_request("devstral/issue-2") is not None
