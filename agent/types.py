@@ -93,9 +93,9 @@ class Sampling(Frozen):
 class Price(Frozen):
     """USD per million tokens; `cached` is None where the provider names no price for cached input."""
 
-    prompt: float = 0.0
-    cached: float | None = None
-    completion: float = 0.0
+    prompt: float = Field(default=0.0, ge=0)
+    cached: float | None = Field(default=None, ge=0)
+    completion: float = Field(default=0.0, ge=0)
 
     def cost(self, usage: Usage) -> float:
         """USD of `usage`; cached tokens without a price of their own cost the full prompt price."""

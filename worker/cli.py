@@ -16,15 +16,18 @@ from worker.errors import ServiceError
 from worker.settings import Settings
 from worker.supervisor import die_with_parent
 
-EXIT_UNSOLVED = 2  # it ran to its end, and the result is not a fix
-EXIT_REFUSED = 3  # a setting, the machine, or an argument does not allow it
+EXIT_REFUSED = 3  # it could not run: a setting, the machine, the model server
+EXIT_UNSOLVED = 4  # it ran to its end, and the result is not a fix (2 is wrong usage)
 
 
 def settings(**overrides: Any) -> Settings:
     return Settings.load(**{k: v for k, v in overrides.items() if v is not None})
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: devstral-fix demo",
+)
 @click.version_option(package_name="devstral-fix")
 def cli() -> None:
     """Turn GitHub issues into pull requests with Devstral on your own GPUs."""
@@ -45,7 +48,9 @@ def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -
 @cli.command(
     epilog="Example: devstral-fix fix --repo . --issue-file issue.md --model openai:http://127.0.0.1:8000/v1#m"
 )
-@click.option("--repo", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True)
+@click.option(
+    "--repo", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="A git repository."
+)
 @click.option("--issue-file", type=click.File(encoding="utf-8", errors="replace"), required=True, help="- for stdin.")
 @click.option("--model", default=None, help="scripted:FILE or openai:URL#NAME (default: DEVSTRAL_FIX_MODEL).")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the patch here.")
@@ -66,10 +71,17 @@ def fix(
 ) -> None:
     """Fix an issue in a local git repository and print the patch; the repository stays untouched.
 
-    The issue file's first line is the title. Exit status: 0 fixed, 2 anything less, 3 not started.
+    The issue file's first line is the title. --apply changes the files only for a fixed or partial outcome. Exit
+    status: 0 fixed, 2 wrong usage, 3 could not run, 4 ran to its end without a fix.
     """
     from worker import local
 
+    for name, path in (("--output", output), ("--trajectory", trajectory)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.BadParameter(f"{path.parent} is no directory", param_hint=name)
+    if trajectory is not None and trajectory.exists():
+        raise click.BadParameter(f"{trajectory} exists", param_hint="--trajectory")
+    top = local.work_tree(repo.resolve()) if apply_patch else None
     text = issue_file.read()
     title, _, body = text.strip().partition("\n")
     if not title:
@@ -85,13 +97,17 @@ def fix(
     diff = result.patch.diff.encode("utf-8", "surrogateescape")
     if output is not None:
         output.write_bytes(diff)
-    if apply_patch and not result.patch.empty:
-        local.apply_to(repo.resolve(), result.patch)
     if as_json:
         click.echo(json.dumps(local.summary(result)))
     elif output is None:
         sys.stdout.buffer.write(diff)
     click.echo(f"outcome: {result.verdict.outcome.value} ({result.verdict.reason})", err=True)
+    if top is not None and result.deliverable:
+        sys.stdout.flush()  # the patch is out, whatever becomes of applying it
+        local.apply_to(top, result.patch)
+        click.echo(f"applied to {top}", err=True)
+    elif top is not None:
+        click.echo("not applied", err=True)
     sys.exit(0 if result.verdict.outcome.value == "fixed" else EXIT_UNSOLVED)
 
 
@@ -163,15 +179,24 @@ def bench(name: str) -> None:
     sys.exit(import_module(f"worker.bench.{name.replace('-', '_')}").main())
 
 
-@cli.group()
+@cli.group(epilog="Example: devstral-fix runs list")
 def runs() -> None:
     """Look at runs, and end them."""
+
+
+def _database_url() -> str:
+    """The setting, or what an `up` that runs over the same data directory uses."""
+    from worker.up import running_servers
+
+    here = settings()
+    servers = running_servers(here.data_dir) if here.database_url is None else None
+    return here.need("database_url") if servers is None else servers.database_url
 
 
 def _in_transaction(action: Callable[[Any], Any]) -> Any:
     from worker.store.session import Store
 
-    store = Store(settings().need("database_url"), pool_size=1)
+    store = Store(_database_url(), pool_size=1)
     try:
         with store.transaction() as session:
             return action(session)
@@ -180,7 +205,7 @@ def _in_transaction(action: Callable[[Any], Any]) -> Any:
 
 
 @runs.command("list", epilog="Example: devstral-fix runs list --json | jq .")
-@click.option("--limit", default=50, show_default=True)
+@click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
 @click.option("--json", "as_json", is_flag=True)
 def list_runs(limit: int, *, as_json: bool) -> None:
     """The newest runs."""

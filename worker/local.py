@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import tempfile
 import threading
@@ -32,6 +33,11 @@ class LocalFix:
     evidence: tuple[Evidence, ...]
 
     @property
+    def deliverable(self) -> bool:
+        """Fit to be applied: not refused by hygiene, and not known to break tests."""
+        return self.verdict.outcome in {Outcome.FIXED, Outcome.PARTIAL} and not self.patch.empty
+
+    @property
     def patch(self) -> Patch:
         return self.attempt.patch
 
@@ -39,7 +45,12 @@ class LocalFix:
 def _ask_git(repo: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Git about a person's own repository, in their own configuration; only questions, nothing is written."""
     command = ["git", "-C", str(repo), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=30, env=_environment())
+
+
+def _environment() -> dict[str, str]:
+    """The caller's, less what would point git at another repository, as inside a git hook."""
+    return {k: v for k, v in os.environ.items() if not k.startswith("GIT_")}
 
 
 def git_directory(repo: Path) -> Path:
@@ -75,6 +86,10 @@ def fix(
         solver = compose.make_solver(settings, sandbox, repositories)
         note(f"isolation={settings.isolation.value}; {solver.model.label}")
         git_dir = repositories.run_dir("local", source)
+        try:
+            settings_of_repo = config.parse(repositories.read_file(git_dir, commit, config.PATH))
+        except config.ConfigError as error:
+            raise Permanent(str(error)) from error
         task = solver.task(git_dir, repository=repo.name, number=None, title=title, body=body, commit=commit)
         with JsonlJournal(trajectory or Path(scratch) / "trajectory.jsonl") as journal:
             attempt = solver.solve(
@@ -86,7 +101,6 @@ def fix(
             )
             journal.end(attempt.result, attempt.patch)
         note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
-        settings_of_repo = config.parse(repositories.read_file(git_dir, commit, config.PATH))
         refused = check(attempt.patch, HygienePolicy(allow_workflows=settings_of_repo.allow_workflow_changes))
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
@@ -103,10 +117,19 @@ def fix(
         return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken))
 
 
-def apply_to(repo: Path, patch: Patch) -> None:
-    """Change the files of the person's own work tree, on their explicit word."""
+def work_tree(repo: Path) -> Path:
+    """The top of the work tree that `repo` is in; git applies nothing outside the directory it is asked in."""
+    done = _ask_git(repo, "rev-parse", "--show-toplevel")
+    if done.returncode != 0:
+        raise RepositoryRefused(f"{repo} has no work tree to change")
+    return Path(done.stdout.removesuffix("\n"))
+
+
+def apply_to(top: Path, patch: Patch) -> None:
+    """Change the files of the person's own work tree, on their explicit word: all of them, or none."""
     done = subprocess.run(
-        ["git", "-C", str(repo), "apply", "--binary", "--whitespace=nowarn", "-"],
+        ["git", "-C", str(top), "apply", "--binary", "--whitespace=nowarn", "-"],
+        env=_environment(),
         input=patch.diff.encode("utf-8", "surrogateescape"),
         capture_output=True,
         check=False,

@@ -38,7 +38,18 @@ def configure(level: str = "INFO") -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    for noisy in ("urllib3", "httpx2", "httpcore2", "openai", "github", "kombu", "amqp", "celery.redirected"):
+    for noisy in (
+        "urllib3",
+        "httpx2",
+        "httpcore2",
+        "openai",
+        "github",
+        "kombu",
+        "amqp",
+        "celery.redirected",
+        "celery.app.trace",
+        "celery.worker.strategy",
+    ):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
 
 

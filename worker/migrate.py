@@ -6,6 +6,9 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
+from sqlalchemy.exc import OperationalError
+
+from worker.store.session import DatabaseUnavailable, database_url
 
 
 def config(url: str) -> Config:
@@ -17,7 +20,12 @@ def config(url: str) -> Config:
 
 
 def migrate(url: str) -> None:
-    command.upgrade(config(url), "head")
+    """DatabaseUnavailable when nobody answers, SettingsError when `url` is none."""
+    database_url(url)
+    try:
+        command.upgrade(config(url), "head")
+    except OperationalError as error:
+        raise DatabaseUnavailable(str(error.orig)) from error
 
 
 def check(url: str) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import SettingsError as Undecodable
 
 from agent.protocols import Isolation
 from agent.types import Limits, Price
@@ -40,7 +41,9 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".devstral-fix"), description="mirrors, workspaces, embedded servers")
 
     webhook_secret: SecretStr | None = Field(default=None, description="unset or empty: the webhook endpoint is off")
-    webhook_max_bytes: int = Field(default=25 * 1024 * 1024, gt=0, description="GitHub sends no larger event")
+    webhook_max_bytes: int = Field(
+        default=25 * 1024 * 1024, gt=0, le=25 * 1024 * 1024, description="GitHub sends no larger event"
+    )
     api_token: SecretStr | None = Field(default=None, description="unset or empty: the REST API is off")
     trigger_label: str = Field(default="devstral-fix", min_length=1)
 
@@ -53,7 +56,7 @@ class Settings(BaseSettings):
     profile: str = Field(default="small-24b", pattern=r"^[a-z0-9][a-z0-9.-]{0,40}$")
     model: str | None = None
     model_api_key: SecretStr | None = None
-    allow_remote_models: tuple[str, ...] = ()
+    allow_remote_models: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="hosts, comma-separated")
     tekken_file: Path | None = Field(default=None, description="the model's own tokenizer file")
     price: Price | None = Field(default=None, description='JSON, USD per million: {"prompt": 0.1, "completion": 0.3}')
     limits: Limits = Limits()
@@ -72,6 +75,13 @@ class Settings(BaseSettings):
         # Compose files pass unset variables on as empty strings; an empty secret must never count as one.
         return {k: v for k, v in values.items() if v != ""} if isinstance(values, dict) else values
 
+    @field_validator("allow_remote_models", mode="before")
+    @classmethod
+    def _hosts(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        return tuple(host.strip(" \"'") for host in value.strip(" []").split(",") if host.strip(" \"'"))
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment once; SettingsError names each unusable variable."""
@@ -82,6 +92,8 @@ class Settings(BaseSettings):
                 f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" for e in error.errors()
             )
             raise SettingsError(f"unusable settings: {problems}") from error
+        except Undecodable as error:
+            raise SettingsError(f"unusable settings: {error}: {error.__cause__}") from error
 
     def need(self, field: str) -> str:
         """The value of a field a command can't do without, as plain text."""

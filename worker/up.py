@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from worker import compose, logs
 from worker.adapters.embedded import Postgres, RedisServer
+from worker.errors import SettingsError
 from worker.migrate import migrate
 from worker.settings import PREFIX, Settings
 from worker.supervisor import Child, Supervisor
 
 ROLES = ("default", "cpu", "gpu")
+SERVERS = "servers.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,21 +52,60 @@ def free_port() -> int:
         return int(s.getsockname()[1])
 
 
-def children(port: int, *, logs: Path | None = None) -> list[Child]:
+def children(port: int, *, log_dir: Path | None = None) -> list[Child]:
     """The processes of one machine, in the order they start."""
     programs = [("api", ["serve", "--port", str(port)])]
     programs += [(role, ["work", "--role", role]) for role in ROLES]
     programs += [("beat", ["beat"])]
-    return [Child(name, args, None if logs is None else logs / f"{name}.log") for name, args in programs]
+    return [Child(name, args, None if log_dir is None else log_dir / f"{name}.log") for name, args in programs]
+
+
+def check(settings: Settings, port: int) -> None:
+    """Everything the processes will need and can be known before: one clear line instead of workers that die."""
+    compose.make_forges(settings)
+    compose.make_model(settings)
+    with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
+        repositories = compose.make_repositories(Path(scratch))
+        compose.make_sandbox(Path(scratch), settings.isolation, repositories)
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            s.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise SettingsError(f"port {port} can't be used: {error}; choose another with --port 8081") from error
+
+
+def running_servers(data_dir: Path) -> Servers | None:
+    """The servers of an `up` that runs over `data_dir` now."""
+    try:
+        return Servers(**json.loads((data_dir / SERVERS).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def announced(data_dir: Path, servers: Servers) -> Iterator[None]:
+    """Lets commands of the same user find the servers; the file holds their passwords, so it is private."""
+    file = data_dir / SERVERS
+    file.unlink(missing_ok=True)
+    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
+        json.dump(asdict(servers), out)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
 
 
 def up(settings: Settings, *, port: int) -> int:
     """Run until SIGINT or SIGTERM; returns 0 after an orderly stop."""
+    logs.configure(settings.log_level)
+    check(settings, port)
+    print(f"isolation={settings.isolation.value}; model {settings.need('model')}", file=sys.stderr)
     data_dir = settings.data_dir.resolve()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with embedded_servers(data_dir) as servers:
+    with embedded_servers(data_dir) as servers, announced(data_dir, servers):
         env = {
             **os.environ,
             PREFIX + "DATABASE_URL": servers.database_url,
@@ -69,7 +113,6 @@ def up(settings: Settings, *, port: int) -> int:
             PREFIX + "DATA_DIR": str(data_dir),
             PREFIX + "ISOLATION": settings.isolation.value,
         }
-        print(f"isolation={settings.isolation.value}; model {settings.need('model')}", file=sys.stderr)
         print(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", file=sys.stderr)
         with Supervisor(children(port), env=env, cwd=Path.cwd()):
             stop.wait()

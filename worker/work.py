@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import warnings
 
 from celery import signals
@@ -29,6 +30,7 @@ def work(settings: Settings, role: compose.Role) -> int:
             "worker_started",
             extra={"role": role, "isolation": settings.isolation, "queues": runtime.queues, "slots": runtime.slots},
         )
+        warnings.filterwarnings("ignore", category=SecurityWarning)  # what runs strangers' code drops its user itself
         worker = runtime.app.Worker(
             pool="threads",
             concurrency=runtime.slots,
@@ -37,10 +39,9 @@ def work(settings: Settings, role: compose.Role) -> int:
             without_mingle=True,
             without_heartbeat=True,
             loglevel=settings.log_level,
-            hostname=f"{role}@%h",
+            hostname=f"{role}@{socket.gethostname()}",
             quiet=True,
         )
-        warnings.filterwarnings("ignore", category=SecurityWarning)  # what runs code drops its user by itself
         worker.start()
         return int(worker.exitcode or 0)
 

@@ -25,11 +25,14 @@ SECRET = "e2e"
 READY_SECONDS = 60
 
 
+def clean_environment():
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
+    return env | {"PYTHONPATH": str(Path(__file__).parents[2])}
+
+
 @contextmanager
 def up(directory: Path, port: int):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
-    env |= {
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+    env = clean_environment() | {
         "DEVSTRAL_FIX_MODEL": f"scripted:{SCRIPT}",
         "DEVSTRAL_FIX_WEBHOOK_SECRET": SECRET,
         "DEVSTRAL_FIX_GITHUB_TOKEN": "unused",
@@ -79,6 +82,15 @@ def test_up_starts_stops_in_order_and_keeps_its_data(tmp_path):
     port = free_port()
     with up(tmp_path, port) as process:
         assert ping(port, "guid-1")["new"] is True
+        listed = subprocess.run(
+            [sys.executable, "-m", "worker.cli", "runs", "list"],
+            env={**clean_environment()},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (listed.returncode, listed.stdout) == (0, ""), listed.stderr
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
         started = {
             int(pid) for task in children.parents[1].iterdir() for pid in (task / "children").read_text().split()
@@ -87,8 +99,33 @@ def test_up_starts_stops_in_order_and_keeps_its_data(tmp_path):
         process.send_signal(signal.SIGTERM)
         assert process.wait(60) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in started)
-    assert (tmp_path / "log").read_text().startswith("isolation=basic; ")
+    assert "isolation=basic; " in (tmp_path / "log").read_text().splitlines()[0]
     with up(tmp_path, port) as process:
         assert ping(port, "guid-1")["new"] is False, "the delivery was stored before the restart"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "told"),
+    [
+        (["--isolation", "basic"], {}, "DEVSTRAL_FIX_MODEL is not set"),
+        (["--isolation", "basic"], {"MODEL": f"scripted:{SCRIPT}", "GITHUB_TOKEN": ""}, "GITHUB_APP_ID"),
+        (["--isolation", "basic", "--port", "99999"], {"MODEL": f"scripted:{SCRIPT}"}, "port 99999"),
+    ],
+)
+def test_up_says_what_is_missing_before_it_starts_anything(tmp_path, arguments, environment, told):
+    given = {"GITHUB_TOKEN": "unused", **environment}
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "up", *arguments],
+        env=clean_environment() | {f"DEVSTRAL_FIX_{k}": v for k, v in given.items()},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == 3, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / ".devstral-fix").exists()

@@ -10,10 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from agent.evidence import Verdict
+from agent.types import AgentResult, FileChange, Patch, Usage
+from tests.factories import COMMIT, TREE
+from worker import local
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.record import record
 from worker.demo.run import SCRIPT
 from worker.demo.seed import REPOSITORY, project_files
+from worker.stages.attempt import Attempt
 
 ISSUE = Path(__file__).parents[2] / "worker" / "demo" / "issue.md"
 
@@ -38,7 +43,7 @@ def repo(tmp_path):
     return tmp_path / "textkit"
 
 
-def fix(*arguments, cwd, stdin=None):
+def fix(*arguments, cwd, stdin=None, **variables):
     env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
     return subprocess.run(
         [sys.executable, "-m", "worker.cli", "fix", *map(str, arguments)],
@@ -47,7 +52,7 @@ def fix(*arguments, cwd, stdin=None):
         timeout=120,
         check=False,
         input=stdin,
-        env={**env, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**env, "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
         cwd=cwd,
     )
 
@@ -85,6 +90,46 @@ def test_apply_output_json_and_trajectory(repo, script, tmp_path):
     assert len(kinds) >= 2 + 5 + 5
 
 
+def test_apply_reaches_the_whole_work_tree_from_a_subdirectory_and_from_a_hook(repo, script, tmp_path):
+    other = tmp_path / "other"
+    subprocess.run(["git", "init", "-q", str(other)], check=True)
+    done = fix(
+        "--repo", repo / "textkit", "--issue-file", ISSUE, "--model", f"scripted:{script}", "--apply", cwd=tmp_path,
+        GIT_DIR=str(other / ".git"),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert git(repo, "diff", "--name-only").split() == ["textkit/wrapping.py"]
+
+
+def test_a_work_tree_in_the_way_loses_no_patch(repo, script, tmp_path):
+    (repo / "textkit" / "wrapping.py").write_text("mine\n")
+    done = fix("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--apply", cwd=tmp_path)
+    assert done.returncode == 3
+    assert "+        if line and len(line) + 1 + len(word) > width:" in done.stdout
+    assert "outcome: fixed" in done.stderr
+    assert "does not apply" in done.stderr
+    assert (repo / "textkit" / "wrapping.py").read_text() == "mine\n"
+
+
+@pytest.mark.parametrize("outcome", ["refused", "unsolved"])
+def test_what_is_no_good_is_not_applied(outcome):
+    result = local.LocalFix(
+        attempt=Attempt(
+            result=AgentResult(exit_status="submitted", reason="", steps=1, usage=Usage(), usd=0, seconds=0),
+            patch=Patch(
+                base_commit=COMMIT,
+                tree=TREE,
+                diff="x",
+                files=(FileChange(path="x", status="M", old_mode="100644", new_mode="100644"),),
+            ),
+            prompt_hash="",
+        ),
+        verdict=Verdict(outcome=outcome, reason=""),
+        evidence=(),
+    )
+    assert not result.deliverable
+
+
 def test_what_can_not_start_says_why(repo, script, tmp_path):
     plain = tmp_path / "plain"
     plain.mkdir()
@@ -95,6 +140,16 @@ def test_what_can_not_start_says_why(repo, script, tmp_path):
         (("--repo", repo, "--issue-file", ISSUE), 3, "DEVSTRAL_FIX_MODEL is not set"),
         (("--repo", repo, "--issue-file", ISSUE, "--model", "scripted:/nowhere.json"), 3, "No such file"),
         (("--repo", repo, "--issue-file", ISSUE, "--model", "vllm:x"), 3, "engine"),
+        (
+            ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--output", tmp_path / "no" / "x"),
+            2,
+            "is no directory",
+        ),
+        (
+            ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--trajectory", empty),
+            2,
+            "exists",
+        ),
         (("--repo", repo, "--issue-file", empty, "--model", f"scripted:{script}"), 2, "the file is empty"),
         (
             ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--isolation", "strict"),

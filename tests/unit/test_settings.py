@@ -56,6 +56,19 @@ def test_prices_come_from_the_setting_else_from_the_profile(monkeypatch):
     assert Settings.load().prices == Price(prompt=1, cached=0.1, completion=5)
 
 
+@pytest.mark.parametrize("value", ["a.example,b.example", '["a.example", "b.example"]', " a.example , b.example "])
+def test_remote_hosts_are_a_list_or_words_with_commas(monkeypatch, value):
+    monkeypatch.setenv("DEVSTRAL_FIX_ALLOW_REMOTE_MODELS", value)
+    assert Settings.load().allow_remote_models == ("a.example", "b.example")
+
+
+@pytest.mark.parametrize(("name", "value"), [("LIMITS", "{"), ("PRICE", '{"prompt": -1}')])
+def test_what_is_no_json_or_no_price_is_told(monkeypatch, name, value):
+    monkeypatch.setenv(f"DEVSTRAL_FIX_{name}", value)
+    with pytest.raises(SettingsError, match=f"(?i){name}"):
+        Settings.load()
+
+
 def test_limits_are_settable_in_parts(monkeypatch):
     monkeypatch.setenv("DEVSTRAL_FIX_LIMITS", '{"steps": 5}')
     limits = Settings.load().limits

@@ -7,19 +7,21 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 
 from agent.protocols import Isolation
 from agent.tokens import TokenCounter
 from worker.adapters.models import open_model
+from worker.demo import scratch
 from worker.demo.checks import Check, run_checks
 from worker.demo.github_double import GitHubDouble
 from worker.demo.node import node_command
@@ -28,7 +30,7 @@ from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.demo.watch import Progress, wait_for_end
 from worker.settings import PREFIX, Settings
 from worker.store import queries
-from worker.store.models import Run
+from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.supervisor import Supervisor
 from worker.up import children, embedded_servers, free_port
@@ -48,6 +50,7 @@ FIELDS = [
     "model",
     "isolation",
 ]
+LABEL = "devstral-fix"
 SCRIPT = Path(__file__).parent / "script.json"
 PATIENCE = {"scripted": 120.0, "openai": 3600.0}  # seconds until the demo gives up
 
@@ -59,7 +62,8 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
         click.echo(f"recorded {record}")
         return 0
     started = time.monotonic()
-    spec = model or f"scripted:{SCRIPT}"
+    kind, _, where = (model or f"scripted:{SCRIPT}").partition(":")
+    spec = f"{kind}:{Path(where).resolve()}" if kind == "scripted" else f"{kind}:{where}"  # workers run elsewhere
     settings = Settings.load()
     label = open_model(
         spec,
@@ -68,8 +72,8 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
         api_key=settings.model_api_key,
     ).label
     click.echo(f"isolation={Isolation.BASIC.value}; {label}")
-    root = Path(tempfile.mkdtemp(prefix="devstral-fix-demo-"))
-    root.chmod(0o711)  # as root the servers and the sandbox run as other users, who have to pass through
+    root = scratch.make()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken apart, as on Ctrl-C
     try:
         result = _run(root, spec, settings, started)
     finally:
@@ -79,7 +83,7 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
             shutil.rmtree(root, ignore_errors=True)
     if as_json:
         click.echo(json.dumps({field: result.get(field) for field in FIELDS}))
-    return 0 if result["ok"] else 2
+    return 0 if result["ok"] else 4
 
 
 def _environment(root: Path, double: GitHubDouble, spec: str, settings: Settings, servers: Any) -> dict[str, str]:
@@ -98,8 +102,14 @@ def _environment(root: Path, double: GitHubDouble, spec: str, settings: Settings
         "GITHUB_APP_KEY_FILE": str(double.private_key_path),
         "MODEL": spec,
         "ISOLATION": Isolation.BASIC.value,
-        "ALLOW_REMOTE_MODELS": json.dumps(settings.allow_remote_models),
+        "ALLOW_REMOTE_MODELS": ",".join(settings.allow_remote_models),
+        "TRIGGER_LABEL": LABEL,
+        "PROFILE": settings.profile,
+        "LIMITS": settings.limits.model_dump_json(),
+        "PRICE": settings.prices.model_dump_json(),
     }
+    if settings.tekken_file is not None:
+        own["TEKKEN_FILE"] = str(settings.tekken_file.resolve())
     if settings.model_api_key is not None:
         own["MODEL_API_KEY"] = settings.model_api_key.get_secret_value()
     return {**kept, **{PREFIX + name: value for name, value in own.items()}}
@@ -117,7 +127,7 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
         double.receiver_url = f"http://127.0.0.1:{port}/webhooks/github"
         env = _environment(root, double, spec, settings, servers)
         progress.stage("API, workers and beat")
-        supervisor = Supervisor(children(port, logs=root / "logs"), env=env, cwd=root, grace=10)
+        supervisor = Supervisor(children(port, log_dir=root / "logs"), env=env, cwd=root, grace=10)
         stack.enter_context(supervisor)
         store = Store(servers.database_url, pool_size=2)
         stack.callback(store.close)
@@ -125,17 +135,23 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
         title, body = issue()
         number = double.create_issue(REPOSITORY, title, body)
         progress.stage(f"labelled {REPOSITORY}#{number}; the signed webhook is on its way")
-        double.add_label(REPOSITORY, number, settings.trigger_label)
+        double.add_label(REPOSITORY, number, LABEL)
         run_id = wait_for_end(
             store, progress, number, timeout=PATIENCE.get(spec.partition(":")[0], 3600.0), broken=supervisor.broken
         )
-        checks = list(run_checks(store, double, run_id)) if run_id is not None else []
+        checks = list(run_checks(store, double, run_id)) if run_id is not None and ended(store, run_id) else []
         result = _result(store, run_id, spec, checks)
         result["seconds"] = round(time.monotonic() - started, 2)
         if run_id is None or not result["ok"]:
             _show_logs(root / "logs")
     _show(store_result=result, echo=click.echo)
     return result
+
+
+def ended(store: Store, run_id: UUID) -> bool:
+    """Whether the run was delivered; what it promises is only true then."""
+    with store.transaction() as session:
+        return session.get_one(Run, run_id).state is RunState.DELIVERED
 
 
 def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[str, Any]:

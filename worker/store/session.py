@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from sqlalchemy import Connection, Engine, create_engine, event, select
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
+from sqlalchemy.exc import ArgumentError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
-from worker.errors import Transient
+from worker.errors import SettingsError, Transient
 from worker.store.models import Delivery
 
 
 class DatabaseUnavailable(Transient):
     """Postgres did not answer."""
+
+
+def database_url(url: str) -> URL:
+    """`url`, parsed; SettingsError with an example when it is none."""
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        example = "postgresql+psycopg://user:password@127.0.0.1:5432/devstral_fix"
+        raise SettingsError(f"DEVSTRAL_FIX_DATABASE_URL is no database URL. Example: {example}") from error
 
 
 class Store:
@@ -24,7 +33,7 @@ class Store:
         """`pre_ping` asks each connection whether it is alive before its use, for one round trip; without it the
         first use after a restart of Postgres fails, which a caller that can repeat itself may prefer."""
         self.engine: Engine = create_engine(
-            url,
+            database_url(url),
             pool_size=pool_size,
             max_overflow=10,
             pool_pre_ping=pre_ping,

@@ -12,7 +12,7 @@ from agent.protocols import Model
 from agent.tokens import TokenCounter
 from worker.errors import SettingsError
 
-EXAMPLES = "scripted:demo/script.json, or openai:http://127.0.0.1:8000/v1#devstral"
+EXAMPLES = "scripted:worker/demo/script.json, or openai:http://127.0.0.1:8000/v1#devstral"
 
 
 class OpenedModel(Model, Protocol):
