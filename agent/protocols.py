@@ -94,15 +94,26 @@ class Isolation(StrEnum):
     BASIC = "basic"
 
 
+class Mount(Frozen):
+    """The host's directory `source`, shown inside at `target`. A writable one is given to the sandbox's own uid."""
+
+    source: Path
+    target: str = Field(pattern=r"^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    writable: bool = False
+
+
 class SandboxSpec(Frozen):
     """A workspace at `tree` (a tree or commit id) of the trusted bare repository `git_dir`.
 
     `git_dir` is never mounted writable; its objects (and those of its alternates) may be visible read-only.
+    `mounts` are shown to every command; `env` is what the session's own commands find, unless they say otherwise.
     """
 
     git_dir: Path
     tree: str
     limits: SandboxLimits = SandboxLimits()
+    mounts: tuple[Mount, ...] = ()
+    env: Mapping[str, str] = {}
 
 
 class Session(Protocol):

@@ -1,0 +1,6 @@
+"""A set-up's way to the network: an allow-list proxy, and whom to ask for the list."""
+
+from worker.adapters.egress.policy import BadHost, Caps, HostPattern, Policy
+from worker.adapters.egress.proxy import EgressProxy
+
+__all__ = ["BadHost", "Caps", "EgressProxy", "HostPattern", "Policy"]
