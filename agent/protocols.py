@@ -106,7 +106,8 @@ class SandboxSpec(Frozen):
     """A workspace at `tree` (a tree or commit id) of the trusted bare repository `git_dir`.
 
     `git_dir` is never mounted writable; its objects (and those of its alternates) may be visible read-only.
-    `mounts` are shown to every command; `env` is what the session's own commands find, unless they say otherwise.
+    `mounts`, `env` and `path` (folders to look for programs in first) are there for what `exec` runs; the session's
+    own scripts see none of them.
     """
 
     git_dir: Path
@@ -114,6 +115,7 @@ class SandboxSpec(Frozen):
     limits: SandboxLimits = SandboxLimits()
     mounts: tuple[Mount, ...] = ()
     env: Mapping[str, str] = {}
+    path: tuple[str, ...] = ()
 
 
 class Session(Protocol):

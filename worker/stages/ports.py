@@ -184,6 +184,7 @@ class Layer(Frozen):
 
     mounts: tuple[Mount, ...]
     env: Mapping[str, str]
+    path: tuple[str, ...]
 
 
 class LayerDraft(Protocol):
