@@ -199,11 +199,14 @@ class LayerDraft(Protocol):
         """Whether it holds more than a layer may, as far as can be seen now."""
 
     def keep(self) -> None:
-        """Freeze it. LayerRefused when it is larger than a layer may be."""
+        """Freeze it, and let others find it. worker.errors.Permanent when it is larger than a layer may be."""
 
 
 class Layers(Protocol):
     """Set-up layers of this machine, by key. Safe to use from several threads and processes (file locks)."""
+
+    def key(self, parts: Sequence[str]) -> str:
+        """The key of the layer that `parts` determine on a machine like this one."""
 
     def use(self, key: str) -> AbstractContextManager[Layer | None]:
         """The layer, which stays while the context is open; None when there is none."""
