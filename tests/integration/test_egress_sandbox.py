@@ -16,8 +16,6 @@ PIP = "for p in $(type -aP python3); do $p -m pip --version >/dev/null 2>&1 && b
 @pytest.fixture(scope="module")
 def sandboxes(tmp_path_factory) -> Place:
     folder = tmp_path_factory.mktemp("egress")
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
     return place(folder)
 
 

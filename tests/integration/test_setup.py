@@ -46,8 +46,6 @@ def index():
 @pytest.fixture(scope="module")
 def sandboxes(tmp_path_factory) -> Place:
     folder = tmp_path_factory.mktemp("set-up")
-    for parent in (folder, folder.parent, folder.parent.parent):
-        parent.chmod(0o755)
     return place(folder, FILES)
 
 
@@ -122,8 +120,6 @@ class Stage:
 
 @pytest.fixture
 def stage(store, sandboxes, index, tmp_path) -> Stage:
-    for parent in (tmp_path, tmp_path.parent):
-        parent.chmod(0o755)
     return Stage(store, sandboxes, index, tmp_path)
 
 

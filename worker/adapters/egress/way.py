@@ -45,7 +45,7 @@ class ProxyEgress:
     """The `Egress` port: a proxy per set-up. `root` holds the sockets' folders and is made at first use.
 
     `policy.hosts` are in addition to those of `ask()`, what the package clients of this machine say they use; they
-    are asked once, when it first matters.
+    are asked when it first matters, and their answer is kept.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ProxyEgress:
     @property
     def _indexes(self) -> Indexes:
         with self._asking:
-            if self._asked is None:
+            if self._asked is None or not self._asked.hosts:  # none answered, perhaps for want of time: asked again
                 self._asked = self._ask()
             return self._asked
 
