@@ -94,15 +94,28 @@ class Isolation(StrEnum):
     BASIC = "basic"
 
 
+class Mount(Frozen):
+    """The host's directory `source`, shown inside at `target`. A writable one is given to the sandbox's own uid."""
+
+    source: Path
+    target: str = Field(pattern=r"^/[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*$")
+    writable: bool = False
+
+
 class SandboxSpec(Frozen):
     """A workspace at `tree` (a tree or commit id) of the trusted bare repository `git_dir`.
 
     `git_dir` is never mounted writable; its objects (and those of its alternates) may be visible read-only.
+    `mounts`, `env` and `path` (folders to look for programs in first) are there for what `exec` runs; the session's
+    own scripts see none of them.
     """
 
     git_dir: Path
     tree: str
     limits: SandboxLimits = SandboxLimits()
+    mounts: tuple[Mount, ...] = ()
+    env: Mapping[str, str] = {}
+    path: tuple[str, ...] = ()
 
 
 class Session(Protocol):

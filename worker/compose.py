@@ -14,17 +14,21 @@ from celery import Celery
 from agent.protocols import Isolation, Model, Sandbox
 from agent.tokens import TokenCounter
 from worker import queue, wakes
+from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress
 from worker.adapters.forge import ClientOptions, GitHubForges
+from worker.adapters.layers import DiskLayers
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BwrapSandbox
+from worker.errors import SettingsError
 from worker.heartbeat import Heartbeat
 from worker.queue import Publisher
-from worker.settings import Settings
+from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
 from worker.stages.pursue import Pursue
+from worker.stages.setup import Builder, SetUp
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
 from worker.store.session import Store
@@ -70,6 +74,22 @@ def make_sandbox(data_dir: Path, isolation: Isolation, repositories: GitReposito
 
 def make_repositories(data_dir: Path, *, allow_file: bool = False) -> GitRepositories:
     return GitRepositories(data_dir / "repositories", allow_file=allow_file)
+
+
+def make_layers(data_dir: Path) -> DiskLayers:
+    return DiskLayers(data_dir / "setups")
+
+
+def make_egress(settings: Settings) -> ProxyEgress:
+    """SettingsError names the setting with an entry that is no host."""
+    patterns = {}
+    for field in ("egress_hosts", "egress_private_hosts"):
+        try:
+            patterns[field] = tuple(map(HostPattern.parse, getattr(settings, field)))
+        except BadHost as error:
+            raise SettingsError(f"{PREFIX}{field.upper()}: {error}. Example: {EXAMPLES[field.upper()]}") from error
+    policy = Policy(hosts=patterns["egress_hosts"], private=patterns["egress_private_hosts"])
+    return ProxyEgress(settings.data_dir.absolute() / "egress", policy)
 
 
 def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositories) -> Solver:
@@ -125,6 +145,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             queues, slots = (wakes.DEFAULT,), 4
         else:
             sandbox = make_sandbox(settings.data_dir, settings.isolation, repositories)
+            layers = make_layers(settings.data_dir)
             if role == "gpu":
                 use_cases = {
                     wakes.PURSUE: Pursue(
@@ -132,6 +153,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         heartbeat=heartbeat,
                         solver=make_solver(settings, sandbox, repositories),
                         repositories=repositories,
+                        layers=layers,
                         send=send,
                         profile=settings.profile,
                         lease_seconds=lease,
@@ -146,9 +168,18 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         heartbeat=heartbeat,
                         verifier=Verifier(sandbox=sandbox, repositories=repositories),
                         repositories=repositories,
+                        layers=layers,
                         send=send,
                         lease_seconds=lease,
-                    )
+                    ),
+                    wakes.SETUP: SetUp(
+                        store=store,
+                        builder=Builder(
+                            sandbox=sandbox, repositories=repositories, layers=layers, egress=make_egress(settings)
+                        ),
+                        repositories=repositories,
+                        send=send,
+                    ),
                 }
                 queues, slots = (wakes.CPU,), settings.cpu_slots
         yield Runtime(app=app, use_cases=use_cases, queues=queues, slots=slots, stopping=stopping)

@@ -28,6 +28,8 @@ EXAMPLES = {
     "GITHUB_APP_ID": "123456",
     "GITHUB_APP_KEY_FILE": "/run/secrets/app.pem",
     "GITHUB_TOKEN": "github_pat_…",
+    "EGRESS_HOSTS": '["index.example.com", "*.files.example.com:8443"]',
+    "EGRESS_PRIVATE_HOSTS": '["index.internal.example:8081"]',
 }
 
 
@@ -62,7 +64,14 @@ class Settings(BaseSettings):
     limits: Limits = Limits()
     isolation: Isolation = Isolation.STRICT
     gpu_slots: int = Field(default=8, gt=0, description="trajectories at once in one GPU worker")
-    cpu_slots: int = Field(default=2, gt=0, description="verifications at once in one CPU worker")
+    cpu_slots: int = Field(default=2, gt=0, description="verifications and set-ups at once in one CPU worker")
+
+    egress_hosts: tuple[str, ...] = Field(
+        default=(), description="what set-ups may reach besides the package indexes this machine's clients use"
+    )
+    egress_private_hosts: tuple[str, ...] = Field(
+        default=(), description="the same, for hosts at private or loopback addresses"
+    )
 
     lease_seconds: float = Field(default=60.0, gt=0)
     sweep_seconds: float = Field(default=10.0, gt=0)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker import wakes
-from worker.runs import states
+from worker.runs import setups, states
 from worker.store import queries
 from worker.store.models import RunState
 from worker.store.session import Store
@@ -32,6 +32,9 @@ class Sweep:
         with self.store.transaction() as session:
             deliveries = queries.due_deliveries(session)
             runs = queries.due_runs(session)
+            waiting = queries.due_setups(session, setups.HELD)
+        for run_id in waiting:
+            self.send(wakes.setup(run_id))
         if deliveries:
             self.send(wakes.intake())
         for run_id, state, profile, verified in runs:

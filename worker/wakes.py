@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from uuid import UUID
 
 DEFAULT, CPU = "default", "cpu"
+SETUP = "devstral_fix.setup"
 INTAKE = "devstral_fix.intake"
 PURSUE = "devstral_fix.pursue"
 VERIFY = "devstral_fix.verify"
@@ -36,6 +37,11 @@ def intake() -> Wake:
 def permit(profile: str) -> Wake:
     """A permit to take the next run of a profile; it names none."""
     return Wake(task=PURSUE, queue=gpu_queue(profile))
+
+
+def setup(run_id: UUID) -> Wake:
+    """Make the layer that a run waits for; harmless when it is there, in the making, or no longer waited for."""
+    return Wake(task=SETUP, queue=CPU, id=run_id)
 
 
 def verify(run_id: UUID) -> Wake:

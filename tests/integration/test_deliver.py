@@ -16,7 +16,7 @@ from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ForgeRefused, ForgeUnavailable
 from worker.heartbeat import Heartbeat
-from worker.runs import ledger, requests, states
+from worker.runs import ledger, requests, setups, states
 from worker.stages import deliver
 from worker.stages.deliver import Deliver
 from worker.store.models import PullRequest, Run, RunState
@@ -261,3 +261,26 @@ def test_patience_ends_after_a_day(world):
     world.deliver(world.run_id)
     assert world.run.state is RunState.FAILED
     assert "given up" in (world.run.reason or "")
+
+
+def test_a_failed_set_up_is_told_with_its_log_and_nothing_is_pushed(world):
+    with world.store.transaction() as session:
+        run_id, _ = requests.start(
+            session,
+            issue_request(world.number),
+            clone_url=world.github.clone_url,
+            base_branch="main",
+            base_commit=world.commit,
+            profile="small-24b",
+            max_attempts=3,
+            repository_config={},
+            held_reason=setups.HELD,
+        )
+    world.run_id = run_id
+    with world.store.transaction() as session:
+        assert setups.conclude(session, run_id, reason="the set-up failed", log="blocked: evil.test:443: no\n``` @all")
+    world.deliver(run_id)
+    assert (world.run.state, world.run.outcome, world.head) == (RunState.DELIVERED, Outcome.SETUP_FAILED, None)
+    (comment,) = world.comments()
+    assert "the set-up failed" in comment
+    assert "````text\nblocked: evil.test:443: no\n``` @all\n````" in comment

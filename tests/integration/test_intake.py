@@ -190,3 +190,19 @@ def test_a_comment_that_fails_loses_no_run(world, fault):
     world.deliver()
     assert len(world.runs()) == 1
     assert len(world.sent) == 1
+
+
+def test_a_repository_that_needs_a_set_up_waits_for_it(store, tmp_path):
+    world = World(store, tmp_path, {**FILES, "requirements.txt": "x\n"})
+    world.deliver()
+    (run,) = world.runs()
+    assert (run.state, run.held_reason, run.setup_key) == ("queued", "setup", None)
+    assert world.sent == [wakes.setup(run.id)]
+
+
+def test_no_set_up_is_needed_where_its_owners_say_so(store, tmp_path):
+    world = World(store, tmp_path, {"requirements.txt": "x\n", ".devstral-fix.yml": "setup: false\n"})
+    world.deliver()
+    (run,) = world.runs()
+    assert run.held_reason is None
+    assert world.sent == [wakes.permit("small-24b")]

@@ -13,6 +13,7 @@ from agent.types import ExitStatus, Limits, Price
 from tests.factories import issue_request
 from tests.fakes import FakeModel, FakeSession, call, say
 from worker import wakes
+from worker.adapters.layers import DiskLayers
 from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ModelUnavailable, SandboxUnavailable, ScriptMismatch
@@ -55,6 +56,7 @@ class World:
         self.commit = bare.create("acme/textkit", {"README.md": "hello\n"}, "main")
         self.repositories = GitRepositories(tmp_path / "repositories", allow_file=True)
         self.repositories.fetch("acme/textkit", f"file://{bare.path('acme/textkit')}", None)
+        self.layers = DiskLayers(tmp_path / "setups")
         self.sandbox = FakeSandbox(tmp_path / "workspaces")
         self.sent: list[wakes.Wake] = []
         self.stopping = threading.Event()
@@ -84,6 +86,7 @@ class World:
             heartbeat=self.heartbeat,
             solver=solver,
             repositories=self.repositories,
+            layers=self.layers,
             send=self.sent.append,
             profile="small-24b",
             lease_seconds=60,

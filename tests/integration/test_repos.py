@@ -400,3 +400,35 @@ def test_a_server_that_is_not_there_or_does_not_answer(repos, tmp_path):
             impatient.remote_branch(f"http://127.0.0.1:{port}/r.git", "main", TOKEN)
     with pytest.raises(RepositoryUnavailable):
         repos.remote_branch(f"http://127.0.0.1:{port}/r.git", "main", TOKEN)
+
+
+def test_a_mirror_has_the_tags_that_lead_into_its_branches(repos, source):
+    git(source, "tag", "v1")
+    git(source, "tag", "-m", "annotated", "v2")
+    git(source, "tag", "junk", git(source, "commit-tree", "-m", "alone", "HEAD^{tree}"))
+    mirror = repos.fetch("owner/name", f"file://{source}", None)
+    assert git(mirror, "tag", "--list").split() == ["v1", "v2"]
+    git(source, "tag", "v3", "main~1")  # later, on what is there already
+    repos.fetch("owner/name", f"file://{source}", None)
+    assert git(mirror, "describe", "--tags", "--exact-match", "main~1") == "v3"
+
+
+def test_a_mirror_stays_tidy_and_loses_nothing(repos, source, monkeypatch, caplog):
+    monkeypatch.setattr("worker.adapters.repos.repositories.MOST_PACKS", 3)
+    mirror = repos.fetch("owner/name", f"file://{source}", None)
+    (mirror / "objects" / "pack" / "tmp_pack_dead").write_bytes(b"x")
+    git(source, "commit", "--allow-empty", "-qm", "will be forced away")
+    forced = git(source, "rev-parse", "main")
+    repos.fetch("owner/name", f"file://{source}", None)
+    run_dir = repos.run_dir("run-2", mirror)
+    git(source, "reset", "-q", "--hard", "HEAD~1")
+    counts = []
+    for number in range(6):
+        git(source, "commit", "--allow-empty", "-qm", f"more {number}")
+        repos.fetch("owner/name", f"file://{source}", None)
+        counts.append(len(list((mirror / "objects" / "pack").glob("*.pack"))))
+    assert max(counts) <= 3
+    assert repos.resolve(run_dir, forced) == forced
+    assert not (mirror / "objects" / "pack" / "tmp_pack_dead").exists()
+    assert git(mirror, "fsck", "--connectivity-only", "--no-dangling") == ""
+    assert "mirror_not_tidied" not in caplog.text

@@ -15,7 +15,12 @@ from worker.adapters.sandbox.process import Launch
 
 NOBODY = 65534
 REPOSITORY = Path(__file__).parents[2]
-FILES = ("tests/contracts/test_sandbox_contract.py", "tests/integration/test_sandbox_defences.py")
+FILES = (
+    "tests/contracts/test_sandbox_contract.py",
+    "tests/integration/test_egress_sandbox.py",
+    "tests/integration/test_layers.py",
+    "tests/integration/test_sandbox_defences.py",
+)
 
 # The filter is the same program for everybody; what depends on the user is namespaces, limits and files.
 SAME_FOR_EVERYBODY = "not filter and not family and not flood and not user_namespaces and not readable and not clone"

@@ -45,6 +45,7 @@ def start(
     profile: str,
     max_attempts: int,
     repository_config: dict[str, Any],
+    held_reason: str | None = None,
 ) -> tuple[UUID, bool]:
     """Queue a fix of the issue, or find the live one: (run id, created). The database decides, so two racing
     requests can't both create."""
@@ -63,6 +64,7 @@ def start(
         "profile": profile,
         "max_attempts": max_attempts,
         "repository_config": repository_config,
+        "held_reason": held_reason,
     }
     created = session.scalar(insert(Run).values(**values).on_conflict_do_nothing().returning(Run.id))
     if created is not None:

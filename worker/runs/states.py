@@ -20,7 +20,8 @@ from worker.store.models import Run, RunState
 
 S = RunState
 TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
-    S.QUEUED: frozenset({S.RUNNING, S.FAILED, S.CANCELLED}),
+    # Concluded at once: a run whose set-up failed ends without an agent.
+    S.QUEUED: frozenset({S.RUNNING, S.CONCLUDED, S.FAILED, S.CANCELLED}),
     S.RUNNING: frozenset({S.CONCLUDED, S.QUEUED, S.FAILED, S.CANCELLED}),
     S.CONCLUDED: frozenset({S.DELIVERED, S.FAILED, S.CANCELLED}),
     S.DELIVERED: frozenset(),

@@ -9,10 +9,11 @@ from threading import Event
 
 from agent import prompts
 from agent.loop import Agent
-from agent.protocols import Journal, Model, Sandbox, SandboxLimits, SandboxSpec
+from agent.protocols import Journal, Model, Sandbox, SandboxLimits
 from agent.types import AgentResult, Limits, Patch, Price, Sampling, Task
 from worker.stages import config
-from worker.stages.ports import Repositories
+from worker.stages.layer import spec
+from worker.stages.ports import Layer, Repositories
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,13 +66,14 @@ class Solver:
         cancel: Event,
         *,
         starting: Callable[[Agent], None] = lambda _: None,
+        layer: Layer | None = None,
     ) -> Attempt:
         """Run the agent on `task`. Service errors and a lost lease propagate; every agent's end comes back.
 
-        `starting` sees the agent before its first call, for a journal that wants to describe it.
+        `layer` is what the repository's set-up made; `starting` sees the agent before its first call, for a journal
+        that wants to describe it.
         """
-        spec = SandboxSpec(git_dir=git_dir, tree=task.base_commit, limits=self.sandbox_limits)
-        session = self.sandbox.open(spec)
+        session = self.sandbox.open(spec(git_dir, task.base_commit, self.sandbox_limits, layer))
         try:
             agent = Agent(
                 model=self.model,

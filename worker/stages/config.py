@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import Field, ValidationError
@@ -12,11 +13,18 @@ from agent.types import Frozen
 PATH = ".devstral-fix.yml"
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", ".github/copilot-instructions.md", "VIBE.md")
 
+Command = Annotated[str, Field(min_length=1, max_length=4000)]
+
 
 class RepositoryConfig(Frozen):
     """Every key is optional; an unknown key is an error that is reported on the issue."""
 
     test: str | None = Field(default=None, max_length=4000, description="shell command, run at the repository's root")
+    setup: Command | Literal[False] | None = Field(
+        default=None,
+        description="shell command that installs below $SETUP_DIR, with the network the service allows; false: none",
+    )
+    setup_timeout_seconds: float = Field(default=900, gt=0, le=7200)
     test_timeout_seconds: float = Field(default=600, gt=0, le=7200)
     allow_workflow_changes: bool = False
 

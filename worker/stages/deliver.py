@@ -119,7 +119,7 @@ class Deliver:
             holding.check()
             pull_request = self._pull_request(forge, result, result.patch, run.outcome)
             holding.check()
-        details = [result.run.reason or "", result.footer]
+        details = [run.reason or "", *([texts.fenced(run.setup_log)] if run.setup_log else []), result.footer]
         url = None if pull_request is None else pull_request.url
         body = texts.status(run.issue_number, run.id, texts.headline(run.outcome, url), details)
         comment = set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)

@@ -9,9 +9,10 @@ from uuid import UUID
 
 from worker import logs, wakes
 from worker.errors import ForgeUnavailable, Permanent, Transient
-from worker.runs import requests
+from worker.runs import requests, setups
 from worker.runs.requests import IssueRequest
 from worker.stages import config, texts
+from worker.stages.layer import needed
 from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
 from worker.stages.status import set_status
 from worker.store.models import Delivery, DeliveryState, Run
@@ -102,6 +103,7 @@ class Intake:
             settings = config.parse(self.repositories.read_file(mirror, commit, config.PATH))
         except config.ConfigError as error:
             raise Refused(str(error), tell=True) from error
+        held = setups.HELD if needed(self.repositories, mirror, commit, settings) else None
         with self.store.transaction() as session:
             run_id, created = requests.start(
                 session,
@@ -112,12 +114,13 @@ class Intake:
                 profile=self.profile,
                 max_attempts=self.max_attempts,
                 repository_config=settings.model_dump(mode="json"),
+                held_reason=held,
             )
             reason = None if created else "a run for this issue is already under way"
             state = DeliveryState.HANDLED if created else DeliveryState.IGNORED
             requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
             if created:
-                after_commit(session, lambda: self.send(wakes.permit(self.profile)))
+                after_commit(session, lambda: self.send(wakes.setup(run_id) if held else wakes.permit(self.profile)))
         log.info("run_queued" if created else "run_joined", extra={"run_id": run_id})
         if created:
             self._acknowledge(forge, request, run_id)

@@ -1,4 +1,5 @@
-"""What the stages of a run (intake, pursue, verify, deliver) need of the outside: a forge and host-side git.
+"""What the stages of a run (intake, set-up, pursue, verify, deliver) need of the outside: a forge, host-side git,
+layers that a set-up made, and a set-up's way out to the network.
 
 Adapters raise `worker.errors` only: `ForgeUnavailable`/`ForgeRefused`, `RepositoryUnavailable`/`RepositoryRefused`,
 `BadPatch`. Every id that comes back from git is a full lower-case hex object id.
@@ -6,13 +7,15 @@ Adapters raise `worker.errors` only: `ForgeUnavailable`/`ForgeRefused`, `Reposit
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
+from agent.protocols import Mount
 from agent.types import Frozen, Patch
 
 
@@ -137,3 +140,76 @@ class Repositories(Protocol):
     ) -> None:
         """Set the remote branch to `commit` if it is still at `expected` (None: must not exist).
         RepositoryRefused when it moved or the server refuses."""
+
+
+class Blocked(Frozen):
+    """Something a set-up wanted from the network and did not get. `host` is a stranger's word, but a host's name."""
+
+    host: str
+    port: int
+    reason: str
+
+
+class WayOut(Protocol):
+    """One set-up's way to the network, open while its context is."""
+
+    @property
+    def mounts(self) -> tuple[Mount, ...]: ...
+
+    def command(self, argv: Sequence[str]) -> list[str]:
+        """`argv` as it has to be run inside a sandbox that has `mounts`, so that it finds the proxy."""
+
+    @property
+    def env(self) -> Mapping[str, str]:
+        """Where the package clients inside are to look for their indexes: no credentials."""
+
+    @property
+    def blocked(self) -> tuple[Blocked, ...]: ...
+
+
+class Egress(Protocol):
+    @property
+    def policy(self) -> str:
+        """What may be reached, as text: part of a layer's key."""
+
+    @property
+    def refusal(self) -> str | None:
+        """Why no set-up may use the network here, for people; None when one may."""
+
+    def open(self) -> AbstractContextManager[WayOut]: ...
+
+
+class Layer(Frozen):
+    """What a set-up made, frozen: shown read-only to every later sandbox of the same key."""
+
+    mounts: tuple[Mount, ...]
+    env: Mapping[str, str]
+    path: tuple[str, ...]
+
+
+class LayerDraft(Protocol):
+    """A layer in the making: nobody else sees it, and it is gone unless kept."""
+
+    @property
+    def mount(self) -> Mount:
+        """Writable, at the place where the layer will be."""
+
+    @property
+    def too_large(self) -> bool:
+        """Whether it holds more than a layer may, as far as can be seen now."""
+
+    def keep(self) -> None:
+        """Freeze it, and let others find it. worker.errors.Permanent when it is larger than a layer may be."""
+
+
+class Layers(Protocol):
+    """Set-up layers of this machine, by key. Safe to use from several threads and processes (file locks)."""
+
+    def key(self, parts: Sequence[str]) -> str:
+        """The key of the layer that `parts` determine on a machine like this one."""
+
+    def use(self, key: str) -> AbstractContextManager[Layer | None]:
+        """The layer, which stays while the context is open; None when there is none."""
+
+    def draft(self, key: str) -> AbstractContextManager[LayerDraft | None]:
+        """Begin to make a layer; None when somebody else is at it now."""

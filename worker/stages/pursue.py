@@ -16,10 +16,11 @@ from agent.types import ExitStatus, Step, Usage
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
 from worker.heartbeat import Heartbeat, Holding, owner_name
-from worker.runs import ledger, states
+from worker.runs import ledger, setups, states
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
-from worker.stages.ports import Repositories
+from worker.stages.layer import LayerMissing, layer_of
+from worker.stages.ports import Layers, Repositories
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
 
@@ -75,6 +76,7 @@ class Pursue:
     heartbeat: Heartbeat
     solver: Solver
     repositories: Repositories
+    layers: Layers
     send: Callable[[wakes.Wake], None]
     profile: str
     lease_seconds: float
@@ -97,6 +99,8 @@ class Pursue:
             self._conclude(lease, holding, attempt)
         except LeaseLost as lost:
             log.warning("lease_lost", extra={"why": str(lost)})
+        except LayerMissing:
+            self._hold_for_setup(lease)
         except Transient as error:
             self._give_back(lease, error)
         except Permanent as error:
@@ -128,7 +132,8 @@ class Pursue:
         journal = LeasedJournal(
             store=self.store, holding=holding, stopping=self.stopping, profile=self.profile, model=model.label
         )
-        return self.solver.solve(git_dir, task, journal, holding.cancel)
+        with layer_of(self.layers, run.setup_key) as layer:
+            return self.solver.solve(git_dir, task, journal, holding.cancel, layer=layer)
 
     def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
         result = attempt.result
@@ -155,6 +160,12 @@ class Pursue:
             )
             after_commit(session, lambda: self.send(wakes.verify(lease.run_id)))
         log.info("run_concluded", extra={"exit_status": result.exit_status.value, "files": len(attempt.patch.files)})
+
+    def _hold_for_setup(self, lease: Lease) -> None:
+        log.warning("layer_missing")
+        with self.store.transaction() as session:
+            setups.hold(session, lease)
+            after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
 
     def _give_back(self, lease: Lease, error: Transient) -> None:
         """Back to the queue with the reason visible. A shutdown or a model that is down counts as no attempt."""

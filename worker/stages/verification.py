@@ -11,10 +11,11 @@ from typing import Literal
 
 from agent import evidence as rules
 from agent.hygiene import Violation, is_test_path
-from agent.protocols import ExecResult, Sandbox, SandboxLimits, SandboxSpec
+from agent.protocols import ExecResult, Sandbox, SandboxLimits
 from agent.types import Evidence, Patch
 from worker.stages.config import RepositoryConfig
-from worker.stages.ports import Repositories
+from worker.stages.layer import spec
+from worker.stages.ports import Layer, Repositories
 
 KEPT_OUTPUT = 20_000  # characters of one execution's output that are stored: its head and its tail
 
@@ -51,6 +52,7 @@ class Verifier:
         *,
         cancel: Event,
         record: Callable[[Evidence], None],
+        layer: Layer | None = None,
     ) -> list[Evidence]:
         """Take the evidence for a patch, each piece recorded as it comes. Nothing without a test command or patch."""
         if settings.test is None or patch.empty:
@@ -63,7 +65,7 @@ class Verifier:
         trees.append(("after", patch.tree))
         taken = []
         for stage, tree in trees:
-            piece = self._run(git_dir, stage, tree, settings, cancel)
+            piece = self._run(git_dir, stage, tree, settings, cancel, layer)
             record(piece)
             taken.append(piece)
         return taken
@@ -75,9 +77,10 @@ class Verifier:
         tree: str,
         settings: RepositoryConfig,
         cancel: Event,
+        layer: Layer | None,
     ) -> Evidence:
         assert settings.test is not None
-        session = self.sandbox.open(SandboxSpec(git_dir=git_dir, tree=tree, limits=self.sandbox_limits))
+        session = self.sandbox.open(spec(git_dir, tree, self.sandbox_limits, layer))
         started = time.monotonic()
         try:
             result = session.exec(["bash", "-c", settings.test], timeout=settings.test_timeout_seconds, cancel=cancel)

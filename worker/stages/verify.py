@@ -17,7 +17,8 @@ from worker.heartbeat import Heartbeat, Holding, owner_name
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages.config import RepositoryConfig
-from worker.stages.ports import Repositories
+from worker.stages.layer import LayerMissing, layer_of
+from worker.stages.ports import Layers, Repositories
 from worker.stages.verification import Verifier, refusal
 from worker.store import queries
 from worker.store.models import Run, RunState
@@ -36,6 +37,7 @@ class Verify:
     heartbeat: Heartbeat
     verifier: Verifier
     repositories: Repositories
+    layers: Layers
     send: Callable[[wakes.Wake], None]
     lease_seconds: float
 
@@ -49,6 +51,8 @@ class Verify:
                 self._verify(lease, holding)
             except LeaseLost as lost:
                 log.warning("lease_lost", extra={"why": str(lost)})
+            except LayerMissing as missing:
+                self._wait_for_setup(lease, str(missing))
             except Transient as error:
                 self._again_or_fail(lease, str(error))
             except Permanent as error:
@@ -80,7 +84,10 @@ class Verify:
                 with self.store.transaction() as session:
                     ledger.record_evidence(session, lease, piece)
 
-            taken = self.verifier.verify(git_dir, patch, settings, cancel=holding.cancel, record=record)
+            with layer_of(self.layers, run.setup_key) as layer:
+                taken = self.verifier.verify(
+                    git_dir, patch, settings, cancel=holding.cancel, record=record, layer=layer
+                )
             verdict = rules.decide(
                 run.exit_status, patch_is_empty=patch.empty, test_command=settings.test, evidence=taken
             )
@@ -96,6 +103,12 @@ class Verify:
             )
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         log.info("run_verified", extra={"outcome": verdict.outcome.value})
+
+    def _wait_for_setup(self, lease: Lease, reason: str) -> None:
+        log.warning("layer_missing")
+        with self.store.transaction() as session:
+            states.hand_back_stage(session, lease, reason=reason, wait=RETRY_SECONDS, counts=False)
+            after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
 
     def _again_or_fail(self, lease: Lease, reason: str) -> None:
         log.warning("verify_postponed", extra={"why": reason})

@@ -125,6 +125,8 @@ class Run(Base):
     branch: Mapped[str]
     repository_config: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     status_comment_id: Mapped[int | None]
+    setup_key: Mapped[str | None]  #: the layer that its sandboxes show; none: the repository needs no set-up
+    setup_log: Mapped[str | None]  #: of a set-up that failed: what was blocked, and the tail of what it printed
 
     profile: Mapped[str]
     model: Mapped[str | None]

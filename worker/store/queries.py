@@ -75,6 +75,32 @@ def due_runs(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, RunS
     return [(row[0], row[1], row[2], row[3]) for row in session.execute(statement)]
 
 
+def due_setups(
+    session: Session, held_reason: str, *, repository: str | None = None, limit: int = 200
+) -> Sequence[UUID]:
+    """Runs that wait for their set-up and were not announced lately; with `repository`, all of that one's."""
+    due = (
+        select(Run.id)
+        .where(
+            Run.state == RunState.QUEUED,
+            Run.held_reason == held_reason,
+            Run.publish_after <= func.now() if repository is None else Run.repository == repository,
+            or_(Run.not_before.is_(None), Run.not_before <= func.now()),
+        )
+        .order_by(Run.publish_after)
+        .limit(limit)
+        .with_for_update(skip_locked=True)
+    )
+    statement = (
+        update(Run)
+        .where(Run.id.in_(due))
+        .values(publish_after=func.now() + text("interval '30 s'"))
+        .returning(Run.id)
+        .execution_options(synchronize_session=False)
+    )
+    return session.scalars(statement).all()
+
+
 def run(session: Session, run_id: UUID) -> Run | None:
     return session.get(Run, run_id)
 

@@ -29,6 +29,7 @@ _SETTINGS = (
     f"attr.tree={_EMPTY_TREE}",
     "gc.auto=0",
     "maintenance.auto=false",
+    "fetch.unpackLimit=1",  # always a pack: `tidy` counts them, and a workspace opens faster than with loose objects
     "credential.helper=",
     "http.followRedirects=false",  # a redirect would carry the token to another host
     "http.lowSpeedLimit=1000",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,11 @@ from worker.adapters.repos.git import Git, GitFailed
 from worker.adapters.repos.names import branch_ref, is_object_id, object_id, repository_name, run_name
 from worker.adapters.repos.objects import ObjectStore
 from worker.errors import RepositoryRefused, RepositoryUnavailable
+
+log = logging.getLogger(__name__)
+
+MOST_PACKS = 20
+MOST_LOOSE = 7000
 
 
 class GitRepositories(ObjectStore):
@@ -42,10 +48,12 @@ class GitRepositories(ObjectStore):
         self._git.check_url(url)
         with self._locked(f"mirror-{repository.lower().replace('/', '--')}"):
             self._init(path)
-            _drop_stale_locks(path)
-            args = ("--prune", "--no-tags", "--no-recurse-submodules", "--no-write-fetch-head", "--quiet")
+            _drop_stale_files(path)
+            # Tags that lead into what is fetched come along (git's default); others, such as a tag of a tree, don't.
+            args = ("--prune", "--no-recurse-submodules", "--no-write-fetch-head", "--quiet")
             self._git.network(path, url, token, "fetch", *args, url, "+refs/heads/*:refs/heads/*")
             (path / "fetched").touch()  # an interrupted first fetch leaves no mirror that looks whole
+            self._tidy(path)
         return path
 
     def mirror(self, repository: str) -> Path:
@@ -96,6 +104,19 @@ class GitRepositories(ObjectStore):
         args = ("--no-verify", "--no-signed", "--recurse-submodules=no", "--no-follow-tags", lease)
         self._git.network(git_dir, url, token, "push", *args, "--", url, f"{object_id(commit)}:{ref}")
 
+    def _tidy(self, path: Path) -> None:
+        """Under the mirror's lock: fewer packs once there are many. No object is ever dropped: a run may still be at
+        work on a commit that no branch leads to any more, and reads it through its alternates."""
+        objects = path / "objects"
+        loose = sum(1 for _ in (objects / "17").glob("*")) * 256  # as git itself estimates
+        if len(list((objects / "pack").glob("*.pack"))) <= MOST_PACKS and loose <= MOST_LOOSE:
+            return
+        try:
+            self._git.run(path, "repack", "--geometric=2", "-d", "--quiet")
+            self._git.run(path, "pack-refs", "--all")
+        except (GitFailed, RepositoryUnavailable) as e:  # the mirror is whole without it; the next fetch tries again
+            log.warning("mirror_not_tidied", extra={"mirror": path.name, "why": str(e)})
+
     def _mirror_path(self, repository: str) -> Path:
         return self._root / "mirrors" / f"{repository_name(repository).lower()}.git"
 
@@ -120,7 +141,9 @@ class GitRepositories(ObjectStore):
             os.close(fd)
 
 
-def _drop_stale_locks(path: Path) -> None:
-    """Only the holder of our own lock writes here: a lock file of git's is what a killed git left."""
-    for stale in (*path.glob("*.lock"), *(path / "refs").rglob("*.lock")):
+def _drop_stale_files(path: Path) -> None:
+    """Only the holder of our own lock writes here: git's lock files and unfinished packs are what a killed git left."""
+    packs = path / "objects" / "pack"
+    unfinished = (*packs.glob("tmp_*"), *packs.glob(".tmp-*"))
+    for stale in (*path.glob("*.lock"), *(path / "refs").rglob("*.lock"), *unfinished):
         stale.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
-from worker.adapters.sandbox import seccomp, stage, uids
+from worker.adapters.sandbox import mounts, seccomp, stage, uids
 from worker.adapters.sandbox.command import ETC_FILES, options, program
 from worker.adapters.sandbox.probe import Bwrap, find_bwraps, userns_hint
 from worker.adapters.sandbox.process import ours, run
@@ -89,7 +89,8 @@ class BwrapSandbox:
         with ExitStack() as stack:
             home = self._home(stack)
             uid = self._uid(stack)
-            view = stage.make([*self._sources(), home, *folders], uid)
+            given = mounts.give(spec.mounts, uid)
+            view = stage.make([*self._sources(), home, *folders, *given], uid)
             stack.callback(view.close)
             files = Files(home, folders, uid)
             files.make_git_dir(object_format(spec.tree))

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent.protocols import ExecResult, ExecStatus, SandboxSpec
 from worker.adapters.sandbox import scripts
-from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount, options, program
+from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount, environment, options, program
 from worker.adapters.sandbox.process import Ended, Launch, ours, run
 from worker.adapters.sandbox.stage import View
 from worker.adapters.sandbox.workspace import Files, object_format, remove
@@ -73,8 +73,9 @@ class BwrapSession:
         cancel: Event | None = None,
     ) -> ExecResult:
         where = posixpath.join(WORKSPACE, cwd)
-        workspace = Mount(self._seen(self._files.workspace), WORKSPACE, writable=True)
-        ended = self._run(argv, [workspace], cwd=where, env=env or {}, timeout=timeout, keep=max_output, cancel=cancel)
+        shown = [Mount(self._seen(self._files.workspace), WORKSPACE, writable=True), *self._extra()]
+        env = {**self._path(), **self._spec.env, **(env or {})}
+        ended = self._run(argv, shown, cwd=where, env=env, timeout=timeout, keep=max_output, cancel=cancel)
         return ExecResult(
             status=ended.status,
             returncode=ended.returncode,
@@ -179,6 +180,17 @@ class BwrapSession:
             stdin=stdin,
             cancel=cancel,
         )
+
+    def _path(self) -> dict[str, str]:
+        if not self._spec.path:
+            return {}
+        python = self._box.python
+        usual = environment(None if python is None else str(python / "bin"))["PATH"]
+        return {"PATH": ":".join([*self._spec.path, usual])}
+
+    def _extra(self) -> list[Mount]:
+        """What the spec shows in addition; only commands see it, our own scripts don't."""
+        return [Mount(self._seen(m.source.resolve()), m.target, writable=m.writable) for m in self._spec.mounts]
 
     def _seen(self, path: Path) -> str:
         return self._box.view.path(path)

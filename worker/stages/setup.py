@@ -1,0 +1,229 @@
+"""The set-up of a repository: its layer is made once, with the allow-listed network. Runs on a CPU worker."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+from uuid import UUID
+
+from agent.protocols import ExecResult, ExecStatus, Sandbox, SandboxLimits, SandboxSpec
+from worker import logs, wakes
+from worker.errors import Permanent, Transient
+from worker.runs import setups
+from worker.stages import config, setup_plan
+from worker.stages.config import RepositoryConfig
+from worker.stages.layer import needed
+from worker.stages.ports import Blocked, Egress, LayerDraft, Layers, Repositories, WayOut
+from worker.store import queries
+from worker.store.models import Run, RunState
+from worker.store.session import Store, after_commit
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 30.0
+WATCH_SECONDS = 2.0
+KEPT_LOG = 12_000  # characters of a failed set-up's output: its tail, where the error is
+SETUP_LIMITS = SandboxLimits(memory_bytes=8 << 30, file_bytes=4 << 30, processes=1024)
+
+
+Layered = Literal["found", "made", "busy"]
+
+
+class SetUpFailed(Exception):
+    """The repository's set-up, or the wish for one, is broken; for people. `log`: what was blocked and printed."""
+
+    def __init__(self, reason: str, log: str = "") -> None:
+        super().__init__(reason)
+        self.log = log
+
+
+@dataclass(frozen=True, kw_only=True)
+class Builder:
+    """Makes layers. One per process."""
+
+    sandbox: Sandbox
+    repositories: Repositories
+    layers: Layers
+    egress: Egress
+    limits: SandboxLimits = field(default_factory=lambda: SETUP_LIMITS)
+
+    def ensure(
+        self, git_dir: Path, repository: str, commit: str, settings: RepositoryConfig
+    ) -> tuple[str | None, Layered]:
+        """The layer's key (None: none is needed), and how it comes that it is there; `busy`: somebody else is making
+        it now. SetUpFailed when it can't be made; service errors propagate."""
+        plan = needed(self.repositories, git_dir, commit, settings)
+        if plan is None:
+            return None, "found"
+        if (refusal := self.egress.refusal) is not None:
+            raise SetUpFailed(f"the set-up was refused: {refusal}")
+        key = self.layers.key([repository.lower(), *plan.parts, self.egress.policy])
+        with self.layers.use(key) as layer:
+            if layer is not None:
+                return key, "found"
+        with self.layers.draft(key) as draft:
+            if draft is None:
+                return key, "busy"
+            self._make(draft, plan, git_dir, commit, settings.setup_timeout_seconds)
+        return key, "made"
+
+    def _make(self, draft: LayerDraft, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float) -> None:
+        started = time.monotonic()
+        with self.egress.open() as way:
+            result, too_large = self._run(draft, way, plan, git_dir, commit, timeout)
+            blocked = way.blocked
+        log.info(
+            "set_up",
+            extra={"status": result.status.value, "returncode": result.returncode, "blocked": len(blocked),
+                   "seconds": round(time.monotonic() - started, 1)},
+        )  # fmt: skip
+        told = report(result, blocked)
+        if too_large:
+            raise SetUpFailed("the set-up made more than a layer may hold", told)
+        if result.status is not ExecStatus.EXIT or result.returncode != 0:
+            raise SetUpFailed(f"the set-up failed ({ending(result, timeout)}){named(blocked)}", told)
+        try:
+            draft.keep()
+        except Permanent as error:
+            raise SetUpFailed(str(error), told) from error
+
+    def _run(
+        self, draft: LayerDraft, way: WayOut, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float
+    ) -> tuple[ExecResult, bool]:
+        inside = draft.mount.target
+        env = {
+            **way.env,
+            "SETUP_DIR": inside,
+            "VIRTUAL_ENV": f"{inside}/venv",
+            "TMPDIR": f"{inside}/.tmp",
+            "XDG_CACHE_HOME": f"{inside}/.cache",
+            "NPM_CONFIG_CACHE": f"{inside}/.cache/npm",
+            "CARGO_HOME": f"{inside}/cargo",
+            "GOPATH": f"{inside}/.cache/gopath",
+            "GOMODCACHE": f"{inside}/go",
+        }
+        session = self.sandbox.open(
+            SandboxSpec(
+                git_dir=git_dir,
+                tree=commit,
+                limits=self.limits,
+                mounts=(*way.mounts, draft.mount),
+                env=env,
+                path=(f"{inside}/venv/bin", f"{inside}/bin"),
+            )
+        )
+        try:
+            with _watched(draft) as too_large:
+                argv = way.command(["bash", "-c", plan.script])
+                result = session.exec(argv, timeout=timeout, max_output=8 << 20, cancel=too_large)
+        finally:
+            session.close()
+        return result, too_large.is_set()
+
+
+@contextmanager
+def _watched(draft: LayerDraft) -> Iterator[threading.Event]:
+    """Set once the draft holds too much: looked at now and then, since no quota holds at every level."""
+    too_large, over = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        pause = WATCH_SECONDS
+        while not over.wait(pause):
+            started = time.monotonic()
+            if draft.too_large:
+                too_large.set()
+                return
+            pause = max(WATCH_SECONDS, 10 * (time.monotonic() - started))
+
+    thread = threading.Thread(target=watch, name="layer-size", daemon=True)
+    thread.start()
+    try:
+        yield too_large
+    finally:
+        over.set()
+        thread.join()
+
+
+def ending(result: ExecResult, timeout: float) -> str:
+    if result.status is ExecStatus.EXIT:
+        return f"exit status {result.returncode}"
+    if result.status is ExecStatus.TIMEOUT:
+        return f"not done after {timeout:.0f} s"
+    return f"ended by {result.status.value}"
+
+
+def named(blocked: tuple[Blocked, ...]) -> str:
+    """The blocked hosts inside a sentence."""
+    if not blocked:
+        return ""
+    shown = ", ".join(f"`{b.host}:{b.port}`" for b in blocked[:5])
+    return f"; blocked: {shown}{f' and {len(blocked) - 5} more' if len(blocked) > 5 else ''}"
+
+
+def report(result: ExecResult, blocked: tuple[Blocked, ...]) -> str:
+    """What people need to mend it: each blocked destination with its reason, then the output's tail."""
+    lines = [f"blocked: {b.host}:{b.port}: {b.reason}" for b in blocked]
+    said = "\n".join(text for text in (result.stdout.text.strip(), result.stderr.text.strip()) if text)
+    if len(said) > KEPT_LOG:
+        said = f"[{len(said) - KEPT_LOG} characters left out]\n{said[-KEPT_LOG:]}"
+    return "\n".join([*lines, said]).strip()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SetUp:
+    """The task body of `setup`."""
+
+    store: Store
+    builder: Builder
+    repositories: Repositories
+    send: Callable[[wakes.Wake], None]
+
+    def __call__(self, run_id: UUID) -> None:
+        with self.store.transaction() as session:
+            run = setups.waiting(session, run_id)
+        if run is None:
+            return
+        with logs.bound(run_id=run_id):
+            try:
+                self._set_up(run)
+            except SetUpFailed as failed:
+                log.warning("set_up_failed", extra={"why": str(failed)})
+                self._conclude(run_id, failed)
+            except (Transient, Permanent) as error:
+                self._postpone(run_id, str(error))
+            except Exception as error:
+                log.exception("set_up_crashed")
+                self._postpone(run_id, f"internal error: {type(error).__name__}: {error}")
+
+    def _set_up(self, run: Run) -> None:
+        git_dir = self.repositories.mirror(run.repository)
+        settings = config.RepositoryConfig.model_validate(run.repository_config)
+        key, layered = self.builder.ensure(git_dir, run.repository, run.base_commit, settings)
+        if layered == "busy":
+            return  # whoever makes it announces the others; and the sweep asks again
+        with self.store.transaction() as session:
+            released = setups.release(session, run.id, key)
+            others = queries.due_setups(session, setups.HELD, repository=run.repository) if layered == "made" else ()
+            if released is not None:
+                queued = released.state is RunState.QUEUED
+                next_one = wakes.permit(released.profile) if queued else wakes.verify(run.id)
+                after_commit(session, lambda: self.send(next_one))
+        for other in others:
+            self.send(wakes.setup(other))
+
+    def _conclude(self, run_id: UUID, failed: SetUpFailed) -> None:
+        with self.store.transaction() as session:
+            if setups.conclude(session, run_id, reason=str(failed), log=failed.log):
+                after_commit(session, lambda: self.send(wakes.deliver(run_id)))
+
+    def _postpone(self, run_id: UUID, reason: str) -> None:
+        log.warning("set_up_postponed", extra={"why": reason})
+        with self.store.transaction() as session:
+            if setups.postpone(session, run_id, reason=reason, seconds=RETRY_SECONDS):
+                after_commit(session, lambda: self.send(wakes.deliver(run_id)))
