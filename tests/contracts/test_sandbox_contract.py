@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
-from tests.sandboxes import Place, git, place, sh
+from tests.sandboxes import Place, docker_place, git, place, podman_place, runsc_place, sh
 from worker.errors import BadPatch, Permanent, SandboxUnavailable
 
-BACKENDS = {"bwrap": place}
+# Each makes its place, or skips with the reason why this machine can't.
+BACKENDS = {"bwrap": place, "podman": podman_place, "docker": docker_place, "runsc": runsc_place}
+SERIAL = [pytest.mark.serial, pytest.mark.xdist_group("containers")]  # engines share the machine's state
+PARAMS = [pytest.param(name, marks=() if name == "bwrap" else SERIAL) for name in BACKENDS]
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=PARAMS)
 def backend(request, tmp_path_factory) -> Place:
     return BACKENDS[request.param](tmp_path_factory.mktemp("sandbox"))
 
