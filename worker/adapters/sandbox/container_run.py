@@ -101,11 +101,11 @@ def run(
         ended = False
         try:
             ending, seconds = _watch(cli, report, streams, timeout, keep, cancel)
-            ended = ending is ExecStatus.EXIT
+            ended = ending is ExecStatus.EXIT and cli.returncode == 0
         finally:
             if not ended:
                 _kill(engine, name, cli)
-        if not ended:
+        if ending is not ExecStatus.EXIT:
             for fd, stream in streams.items():
                 while stream.total <= 4 * keep and (data := os.read(fd, _CHUNK)):  # no writer is left
                     stream.feed(data)
