@@ -105,7 +105,7 @@ def docker_place(folder: Path) -> Place:
 def runsc_place(folder: Path) -> Place:
     if shutil.which("runsc") is None:
         pytest.skip("runsc: there is no `runsc` program")
-    return _container_place(folder, cli="podman", runtime="runsc", runtime_flags=["platform=ptrace", "network=none"])
+    return _container_place(folder, cli="podman", runtime="runsc")
 
 
 def sh(session: Session, script: str, *, timeout: float = 30.0, **more) -> ExecResult:

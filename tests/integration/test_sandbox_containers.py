@@ -7,12 +7,14 @@ import re
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from agent.protocols import ExecStatus, Isolation
 from tests.sandboxes import podman_place, python, sh
+from worker import compose
 from worker.adapters.sandbox import ContainerSandbox, backends, container_options, seccomp
 from worker.adapters.sandbox.container_options import LABEL
 from worker.errors import IsolationMissing, SandboxUnavailable
@@ -186,6 +188,12 @@ def test_a_runtime_that_is_not_there_is_refused_with_words(box, tmp_path):
         ContainerSandbox(tmp_path, box.repos, cli="podman", runtime="no-such-runtime")
 
 
+def test_a_setting_chooses_the_backend(box, tmp_path):
+    made = compose.make_sandbox(tmp_path, Isolation.BASIC, box.repos, backend="container")
+    with _session(made, box) as session:
+        assert sh(session, "cat app.py").stdout.text.startswith("def add")
+
+
 def test_what_this_machine_offers():
     found = {backend.name: backend for backend in backends.available()}
     assert list(found) == ["bwrap", "podman", "docker", "runsc"]
@@ -195,6 +203,4 @@ def test_what_this_machine_offers():
 
 
 def _session(sandbox, box):
-    from dataclasses import replace
-
     return replace(box, sandbox=sandbox).session()

@@ -29,14 +29,13 @@ class Backend:
 def available(image: str | None = None) -> list[Backend]:
     """Every backend, each tried by starting one sandbox in a throw-away folder (a few seconds in all). `image` is for
     docker, which has no other way to a root directory."""
-    runsc = ["platform=ptrace", "network=none"]
     return [
         _try("bwrap", lambda root: BwrapSandbox(root, _Nothing())),
         _try("podman", lambda root: ContainerSandbox(root, _Nothing(), cli="podman")),
         _try("docker", lambda root: ContainerSandbox(root, _Nothing(), cli="docker", image=image)),
         _try(
             "runsc",
-            lambda root: ContainerSandbox(root, _Nothing(), cli="podman", runtime="runsc", runtime_flags=runsc),
+            lambda root: ContainerSandbox(root, _Nothing(), runtime="runsc", image=image),
             needs="runsc",
         ),
     ]

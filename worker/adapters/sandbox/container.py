@@ -50,8 +50,7 @@ class ContainerSandbox:
 
     `runtime="runsc"` is gVisor, experimental: a kernel of its own (`kernel_isolated`), which neither loads our filter
     nor says when memory ran out. Its build in Debian 12 (20221219) fails `ls -la` with EINVAL and is refused; it
-    knows no systrap platform, and its kvm platform hung where it was tried, so it also needs
-    `runtime_flags=["platform=ptrace", "network=none"]`. No newer build has been tried.
+    has no systrap platform, and its kvm platform hung where it was tried. No newer build has been tried.
 
     Making one starts a container to prove that it can: IsolationMissing says what is missing and what mends it.
     """

@@ -36,12 +36,13 @@ class Recipe:
     etc: tuple[str, ...]
 
     def options(self, home: Path, uid: int, mounts: Sequence[Mount], limits: SandboxLimits) -> list[str]:
+        group = uid if os.geteuid() == 0 else os.getegid()
         small = min(limits.tmp_bytes, 64 << 20)
         args = [
             *self.engine.run_options,
             *("--label", f"{LABEL}={home}", "--log-driver", "none", "--hostname", "sandbox", "--workdir", "/"),
             *(arg for group in hardening().values() for arg in group),
-            *("--user", f"{uid}:{uid}", "--security-opt", f"seccomp={self.seccomp}"),
+            *("--user", f"{uid}:{group}", "--security-opt", f"seccomp={self.seccomp}"),
             *("--memory", str(limits.memory_bytes), "--memory-swap", str(limits.memory_bytes)),
             *("--pids-limit", str(limits.processes)),
             *("--cpus", f"{min(limits.cpus, float(os.cpu_count() or 1)):.2f}"),

@@ -42,11 +42,10 @@ exit 0
 class Report:
     """The file that the first process writes to. A command can write to it too, and then lies about itself only."""
 
-    def __init__(self, path: Path, uid: int | None) -> None:
+    def __init__(self, path: Path, uid: int) -> None:
         self.path = path
         path.touch(mode=0o600)
-        if uid is not None:
-            os.chown(path, uid, uid)
+        os.chown(path, uid, -1)
 
     def clear(self) -> None:
         os.truncate(self.path, 0)

@@ -103,9 +103,13 @@ def _podman(path: str, runtime: str | None, flags: Sequence[str]) -> Engine:
         runtime = "runc"  # crun refuses hosts that mount both versions of control groups
     if runtime is not None:
         program += ["--runtime", shutil.which(runtime, path=_PATH) or runtime]
-    for flag in flags:
+    own = (
+        ("network=none",) if Path(runtime or "").name == "runsc" else ()
+    )  # gVisor's old builds don't see it themselves
+    for flag in (*own, *flags):
         program += ["--runtime-flag", flag]
     if not Path("/run/systemd/system").exists():
         program += ["--cgroup-manager", "cgroupfs"]
-    # The host's proxies would come in as variables, and a name server's address as a file.
-    return Engine("podman", (*program, "--events-backend", "none"), ("--http-proxy=false", "--no-hosts"))
+    # The host's proxies would come in as variables. As a plain user, the workspace's owner has to be the same inside.
+    options = ("--http-proxy=false", "--no-hosts", *(() if os.geteuid() == 0 else ("--userns", "keep-id")))
+    return Engine("podman", (*program, "--events-backend", "none"), options)
