@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
-
-from agent.protocols import ExecResult, Sandbox, SandboxLimits, SandboxSpec, Session
+from agent.protocols import ExecResult, SandboxLimits, SandboxSpec, Session
 from worker.adapters.repos import GitRepositories
-from worker.adapters.sandbox import BwrapSandbox, ContainerSandbox
-from worker.errors import IsolationMissing
+from worker.adapters.sandbox import BwrapSandbox
 
 FILES = {
     "app.py": "def add(a, b):\n    return a + b\n",
@@ -56,7 +52,7 @@ class Place:
     """Where a backend works in a test."""
 
     repos: GitRepositories
-    sandbox: BwrapSandbox | ContainerSandbox
+    sandbox: BwrapSandbox
     git_dir: Path
     commit: str
 
@@ -75,37 +71,13 @@ class Place:
             session.close()
 
 
-def place(
-    folder: Path, files: dict[str, str] | None = None, *, make: Callable[..., Sandbox] = BwrapSandbox, **options
-) -> Place:
+def place(folder: Path, files: dict[str, str] | None = None) -> Place:
     source = make_source(folder / "source", files)
     repos = GitRepositories(folder / "git", allow_file=True)
     mirror = repos.fetch("owner/name", f"file://{source}", None)
     git_dir = repos.run_dir("run-1", mirror)
-    sandbox = make(folder / "sandboxes", repos, **options)
+    sandbox = BwrapSandbox(folder / "sandboxes", repos)
     return Place(repos, sandbox, git_dir, repos.resolve(mirror, "main"))
-
-
-def _container_place(folder: Path, **options) -> Place:
-    try:
-        return place(folder, make=ContainerSandbox, **options)
-    except IsolationMissing as e:
-        pytest.skip(f"{options.get('runtime') or options['cli']}: {e}")
-
-
-def podman_place(folder: Path) -> Place:
-    return _container_place(folder, cli="podman")
-
-
-def docker_place(folder: Path) -> Place:
-    """With the image that DEVSTRAL_FIX_TEST_IMAGE names, which has sh, coreutils, git and python3."""
-    return _container_place(folder, cli="docker", image=os.environ.get("DEVSTRAL_FIX_TEST_IMAGE"))
-
-
-def runsc_place(folder: Path) -> Place:
-    if shutil.which("runsc") is None:
-        pytest.skip("runsc: there is no `runsc` program")
-    return _container_place(folder, cli="podman", runtime="runsc")
 
 
 def sh(session: Session, script: str, *, timeout: float = 30.0, **more) -> ExecResult:

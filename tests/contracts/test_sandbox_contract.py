@@ -10,18 +10,16 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
-from tests.sandboxes import Place, docker_place, git, place, podman_place, runsc_place, sh
+from tests.container_places import CONTAINERS, with_containers
+from tests.sandboxes import Place, git, place, sh
 from worker.errors import BadPatch, Permanent, SandboxUnavailable
 
-# Each makes its place, or skips with the reason why this machine can't.
-BACKENDS = {"bwrap": place, "podman": podman_place, "docker": docker_place, "runsc": runsc_place}
-SERIAL = [pytest.mark.serial, pytest.mark.xdist_group("containers")]  # engines share the machine's state
-PARAMS = [pytest.param(name, marks=() if name == "bwrap" else SERIAL) for name in BACKENDS]
+BACKENDS = {"bwrap": place}
 
 
-@pytest.fixture(scope="module", params=PARAMS)
+@pytest.fixture(scope="module", params=with_containers(BACKENDS))
 def backend(request, tmp_path_factory) -> Place:
-    return BACKENDS[request.param](tmp_path_factory.mktemp("sandbox"))
+    return (BACKENDS | CONTAINERS)[request.param](tmp_path_factory.mktemp("sandbox"))
 
 
 @pytest.fixture(scope="module")

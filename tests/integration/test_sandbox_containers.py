@@ -13,13 +13,14 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import ExecStatus, Isolation
-from tests.sandboxes import podman_place, python, sh
+from tests.container_places import SERIAL, podman_place
+from tests.sandboxes import python, sh
 from worker import compose
 from worker.adapters.sandbox import ContainerSandbox, backends, container_options, seccomp
 from worker.adapters.sandbox.container_options import LABEL
 from worker.errors import IsolationMissing, SandboxUnavailable
 
-pytestmark = [pytest.mark.serial, pytest.mark.xdist_group("containers")]
+pytestmark = SERIAL
 
 # Tries every call with arguments that nothing accepts, and prints those that the kernel itself looked at.
 CALLS = """
