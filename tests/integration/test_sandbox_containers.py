@@ -111,11 +111,12 @@ def test_the_hosts_environment_files_and_processes_are_not_there(shared, monkeyp
     monkeypatch.setenv("DEVSTRAL_FIX_SECRET", "marker")
     assert "marker" not in sh(shared, "cat /proc/*/environ; env").stdout.text
     assert sh(shared, "ls /proc | grep -c '^[0-9]'").stdout.text.strip() in {"3", "4", "5", "6"}
-    for place in ("/etc/shadow", "/root/.ssh", "/home/agent/.ssh"):
-        assert sh(shared, f"cat {place}").returncode != 0
-    for place in ("/etc/x", "/usr/x", "/x", "/proc/sys/kernel/core_pattern", "/git/objects/0/x", "/sys/fs/cgroup/x"):
-        assert sh(shared, f"echo >{place}").returncode != 0
-    assert sh(shared, "cat /git/objects/*/info/*").returncode != 0
+    reads = "/etc/shadow /root/.ssh /home/agent/.ssh /git/objects/0/info/alternates"
+    writes = "/etc/x /usr/x /x /dev/x /run/x /proc/sys/kernel/core_pattern /git/objects/0/x /sys/fs/cgroup/x"
+    script = (
+        f"for f in {reads}; do [ -r $f ] && echo read $f; done; for f in {writes}; do (: >$f) && echo wrote $f; done"
+    )
+    assert sh(shared, f"{{ {script}; }} 2>/dev/null; :").stdout.text == ""
 
 
 def test_a_spoiled_report_is_about_the_command_only(shared):
