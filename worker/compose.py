@@ -19,11 +19,11 @@ from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.layers import DiskLayers
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
-from worker.adapters.sandbox import BwrapSandbox
+from worker.adapters.sandbox import BwrapSandbox, ContainerSandbox
 from worker.errors import SettingsError
 from worker.heartbeat import Heartbeat
 from worker.queue import Publisher
-from worker.settings import EXAMPLES, PREFIX, Settings
+from worker.settings import EXAMPLES, PREFIX, SandboxBackend, Settings
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
@@ -68,8 +68,20 @@ def make_forges(settings: Settings) -> GitHubForges:
     raise AssertionError("need() raises for an unset field")
 
 
-def make_sandbox(data_dir: Path, isolation: Isolation, repositories: GitRepositories) -> Sandbox:
-    return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories)
+def make_sandbox(
+    data_dir: Path,
+    isolation: Isolation,
+    repositories: GitRepositories,
+    *,
+    backend: SandboxBackend = "bwrap",
+    image: str | None = None,
+) -> Sandbox:
+    if backend == "bwrap":
+        return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories)
+    runtime = "runsc" if backend == "runsc" else None
+    return ContainerSandbox(
+        data_dir / "containers", isolation=isolation, objects=repositories, runtime=runtime, image=image
+    )
 
 
 def make_repositories(data_dir: Path, *, allow_file: bool = False) -> GitRepositories:
@@ -144,8 +156,14 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             }
             queues, slots = (wakes.DEFAULT,), 4
         else:
-            sandbox = make_sandbox(settings.data_dir, settings.isolation, repositories)
             layers = make_layers(settings.data_dir)
+            sandbox = make_sandbox(
+                settings.data_dir,
+                settings.isolation,
+                repositories,
+                backend=settings.sandbox,
+                image=settings.sandbox_image,
+            )
             if role == "gpu":
                 use_cases = {
                     wakes.PURSUE: Pursue(

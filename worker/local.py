@@ -82,7 +82,13 @@ def fix(
     cancel = threading.Event()
     with tempfile.TemporaryDirectory(prefix="devstral-fix-") as scratch:
         repositories = compose.make_repositories(Path(scratch), allow_file=True)
-        sandbox = compose.make_sandbox(Path(scratch), settings.isolation, repositories)
+        sandbox = compose.make_sandbox(
+            Path(scratch),
+            settings.isolation,
+            repositories,
+            backend=settings.sandbox,
+            image=settings.sandbox_image,
+        )
         solver = compose.make_solver(settings, sandbox, repositories)
         note(f"isolation={settings.isolation.value}; {solver.model.label}")
         git_dir = repositories.run_dir("local", source)

@@ -15,6 +15,8 @@ from worker.errors import SettingsError
 
 PREFIX = "DEVSTRAL_FIX_"
 
+SandboxBackend = Literal["bwrap", "container", "runsc"]
+
 # USD per million tokens by profile, as built into the model maker's own client (2025-12); no cached price is known,
 # so cached input costs the full price here and the figure is an upper bound.
 CATALOGUE = {"small-24b": Price(prompt=0.10, completion=0.30), "large-123b": Price(prompt=0.40, completion=2.00)}
@@ -63,6 +65,8 @@ class Settings(BaseSettings):
     price: Price | None = Field(default=None, description='JSON, USD per million: {"prompt": 0.1, "completion": 0.3}')
     limits: Limits = Limits()
     isolation: Isolation = Isolation.STRICT
+    sandbox: SandboxBackend = Field(default="bwrap", description="container: docker or podman; runsc: experimental")
+    sandbox_image: str | None = Field(default=None, description="for docker: an image with sh, coreutils and git")
     gpu_slots: int = Field(default=8, gt=0, description="trajectories at once in one GPU worker")
     cpu_slots: int = Field(default=2, gt=0, description="verifications and set-ups at once in one CPU worker")
 

@@ -10,15 +10,16 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
+from tests.container_places import CONTAINERS, with_containers
 from tests.sandboxes import Place, git, place, sh
 from worker.errors import BadPatch, Permanent, SandboxUnavailable
 
 BACKENDS = {"bwrap": place}
 
 
-@pytest.fixture(scope="module", params=BACKENDS)
+@pytest.fixture(scope="module", params=with_containers(BACKENDS))
 def backend(request, tmp_path_factory) -> Place:
-    return BACKENDS[request.param](tmp_path_factory.mktemp("sandbox"))
+    return (BACKENDS | CONTAINERS)[request.param](tmp_path_factory.mktemp("sandbox"))
 
 
 @pytest.fixture(scope="module")
