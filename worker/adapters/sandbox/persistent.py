@@ -22,7 +22,7 @@ from threading import Event
 from agent.protocols import ExecStatus
 from worker.adapters.sandbox import exec_server
 from worker.adapters.sandbox.capture import Stream
-from worker.adapters.sandbox.cgroup import Group
+from worker.adapters.sandbox.cgroup import JOIN, Group
 from worker.adapters.sandbox.process import Ended, Launch, flooded, memory, pipe, read_now
 from worker.errors import SandboxUnavailable
 
@@ -32,9 +32,6 @@ _FRAME = 64
 _ANSWER = re.compile(rb"([0-9]{1,15}) ([0-9]{1,3})")
 _END_SECONDS = 5.0
 _END_POLL = 0.02
-
-# Joins the control groups named before `--` and becomes what comes after it: nothing runs outside of them.
-JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; exec "$@"'
 
 
 def joined(launch: Launch, group: Group) -> Launch:
