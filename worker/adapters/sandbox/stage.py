@@ -8,30 +8,39 @@ exists only through a descriptor of ours: nothing has to be unmounted, and the h
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 from worker.adapters.sandbox.process import Launch
 from worker.errors import IsolationMissing, SandboxUnavailable
 
 _PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var")
 _TOOL_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# Arguments: the place, then pairs of a name below it and the host path to mount there.
+_CLONE_NEWNS = 0x00020000
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+# Arguments: the place, the options of the quota's file system.
 _SCRIPT = """set -e
-place=$1; shift
-mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$place"
-while [ $# -gt 0 ]; do
-  mkdir -p "$place/$1"
-  mount -n --bind "$2" "$place/$1"
-  shift 2
-done
+mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$1"
+mkdir "$1/quota"
+mount -n -t tmpfs -o "$2" devstral-fix "$1/quota"
+mkdir "$1/quota/upper" "$1/quota/work"
 echo ready
 read -r _
 """
+
+
+@dataclass(frozen=True)
+class Quota:
+    """A file system in memory of its own, with room for this much and nothing more."""
+
+    size: int
+    inodes: int
 
 
 @dataclass
@@ -41,6 +50,9 @@ class View:
     uid: int | None
     seen: dict[Path, str] = field(default_factory=dict)
     namespace: int = -1
+    user_namespace: int = -1
+    place: str = ""
+    quota: int = -1  # a descriptor of the quota's directory
 
     def path(self, source: Path) -> str:
         """`source`, which must be one of the view's paths or below one, as bubblewrap is to be told."""
@@ -54,19 +66,26 @@ class View:
             return Launch(str(bwrap), uid=self.uid)
         # By our own pid, not through an inherited descriptor: nothing of this is left open inside.
         target = f"--mount=/proc/{os.getpid()}/fd/{self.namespace}"
+        if self.uid is None:
+            user = f"--user=/proc/{os.getpid()}/fd/{self.user_namespace}"
+            return Launch(str(bwrap), prefix=(_tool("nsenter"), user, target, "--preserve-credentials"))
         drop = ("--setgid", str(self.uid), "--setuid", str(self.uid))  # also clears the supplementary groups
         return Launch(self.path(bwrap), prefix=(_tool("nsenter"), target, *drop))
 
     def close(self) -> None:
-        if self.namespace >= 0:
-            os.close(self.namespace)
-            self.namespace = -1
+        for fd in (self.namespace, self.user_namespace, self.quota):
+            if fd >= 0:
+                os.close(fd)
+        self.namespace = self.user_namespace = self.quota = -1
 
 
-def make(sources: Iterable[Path], uid: int | None) -> View:
-    """A view of directories for `uid` (None: the service's own, which sees what the service sees)."""
+def make(sources: Iterable[Path], uid: int | None, quota: Quota | None = None) -> View:
+    """A view of directories for `uid` (None: the service's own, which sees what the service sees). With `quota`, the
+    view has a file system in memory at `place`/quota, which goes when the view and its last sandbox are gone."""
     view = View(uid)
     if uid is None:
+        if quota is not None:
+            _mount_as_plain_user(view, _place(sources), quota)
         return view
     paths = [source.resolve() for source in sources]
     for path in paths:
@@ -74,11 +93,9 @@ def make(sources: Iterable[Path], uid: int | None) -> View:
         if any(not folder.stat().st_mode & 0o001 for folder in (path, *path.iterdir()) if folder.is_dir()):
             raise IsolationMissing(f"a sandbox of another uid can't read {path}; as root: chmod -R a+rX {path}")
     hidden = [path for path in paths if not walkable(path)]
-    if not hidden:
+    if not hidden and quota is None:
         return view
-    place = next((name for name in _PLACES if _free(Path(name), paths)), None)
-    if place is None:
-        raise IsolationMissing(f"{hidden[0]} can't be made reachable for a sandbox: no free directory of {_PLACES}")
+    place = _place(paths)
     names = {path: f"{number}/{path.name}" for number, path in enumerate(hidden)}
     # Libraries lie beside a program (`../../name.libs`): siblings of one directory stay siblings.
     for path in hidden:
@@ -86,15 +103,73 @@ def make(sources: Iterable[Path], uid: int | None) -> View:
             if other.parent == path.parent:
                 names[path] = f"{number}/{path.name}"
                 break
-    arguments = [word for path, name in names.items() for word in (name, str(path))]
-    view.namespace = _namespace(place, arguments, hidden[0])
+    _mount(view, place, {names[path]: path for path in hidden}, quota)
     view.seen = {path: f"{place}/{name}" for path, name in names.items()}
     return view
 
 
-def _namespace(place: str, arguments: list[str], example: Path) -> int:
+def _mount(view: View, place: str, names: Mapping[str, Path], quota: Quota | None) -> None:
+    """As root, in a thread: a mount namespace belongs to a thread, and this one ends with its own."""
+    failed: list[OSError] = []
+
+    def work() -> None:
+        try:
+            _call("unshare", _CLONE_NEWNS)
+            _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+            _tmpfs(place, "mode=0755,size=1m")
+            for name, source in names.items():
+                target = Path(place, name)
+                target.mkdir(parents=True)
+                target.parent.chmod(0o755)
+                _call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND, None)
+            view.place = place
+            if quota is not None:
+                view.quota = _quota(place, quota, view.uid or 0)
+            view.namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            failed.append(e)
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    if failed:
+        example = next(iter(names.values()), Path(place))
+        raise IsolationMissing(
+            f"a sandbox of another uid can't reach {example}, and this root may not mount ({failed[0]}): "
+            f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
+        )
+
+
+def _quota(place: str, quota: Quota, uid: int) -> int:
+    folder = Path(place, "quota")
+    folder.mkdir()
+    _tmpfs(str(folder), f"mode=0700,size={quota.size},nr_inodes={quota.inodes},uid={uid},gid={uid}")
+    for name in ("upper", "work"):
+        (folder / name).mkdir()
+        (folder / name).chmod(0o755)
+        os.chown(folder / name, uid, uid)
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _tmpfs(target: str, options: str) -> None:
+    _call("mount", b"devstral-fix", target.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, options.encode())
+
+
+def _call(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _mount_as_plain_user(view: View, place: str, quota: Quota) -> None:
+    """In a user namespace, which only a process of one thread can make."""
+    options = f"mode=0700,size={quota.size},nr_inodes={quota.inodes},nosuid,nodev"
     with subprocess.Popen(
-        [_tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", _SCRIPT, "sh", place, *arguments],
+        [
+            *(_tool("unshare"), "--user", "--map-root-user", "--mount", "--propagation", "private"),
+            *("/bin/sh", "-c", _SCRIPT, "sh", place, options),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,17 +182,28 @@ def _namespace(place: str, arguments: list[str], example: Path) -> int:
         assert process.stdout is not None
         assert process.stderr is not None
         if process.stdout.readline() == b"ready\n":
-            return os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            held = f"/proc/{process.pid}"
+            view.place = place
+            view.namespace = os.open(f"{held}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            view.user_namespace = os.open(f"{held}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            view.quota = os.open(f"{held}/root{place}/quota", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return
         reason = process.stderr.read().decode("utf-8", "replace").strip()
-    raise IsolationMissing(
-        f"a sandbox of another uid can't reach {example}, and this root may not mount ({reason}): "
-        f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
-    )
+    raise IsolationMissing(f"a workspace of limited size can't be mounted here ({reason})")
 
 
 def walkable(path: Path) -> bool:
     """Whether everybody may walk to `path`; what it grants itself is another question."""
     return all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def _place(paths: Iterable[Path]) -> str:
+    """A directory to mount over, which holds none of `paths`."""
+    kept = list(paths)
+    place = next((name for name in _PLACES if _free(Path(name), kept)), None)
+    if place is None:
+        raise IsolationMissing(f"{kept[0]} can't be shown to a sandbox: no free directory of {_PLACES}")
+    return place
 
 
 def _free(place: Path, paths: Iterable[Path]) -> bool:
