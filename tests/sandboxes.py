@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.protocols import ExecResult, SandboxLimits, SandboxSpec, Session
+from agent.protocols import ExecResult, Isolation, SandboxLimits, SandboxSpec, Session
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BwrapSandbox
 
@@ -71,12 +71,14 @@ class Place:
             session.close()
 
 
-def place(folder: Path, files: dict[str, str] | None = None) -> Place:
+def place(
+    folder: Path, files: dict[str, str] | None = None, *, isolation: Isolation = Isolation.BASIC
+) -> Place:
     source = make_source(folder / "source", files)
     repos = GitRepositories(folder / "git", allow_file=True)
     mirror = repos.fetch("owner/name", f"file://{source}", None)
     git_dir = repos.run_dir("run-1", mirror)
-    sandbox = BwrapSandbox(folder / "sandboxes", repos)
+    sandbox = BwrapSandbox(folder / "sandboxes", repos, isolation=isolation)
     return Place(repos, sandbox, git_dir, repos.resolve(mirror, "main"))
 
 
