@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -328,7 +327,3 @@ def test_control_groups_are_out_of_reach(box, session, row, monkeypatch):
         assert got == "open"
         row("20 the host's control-group paths", got, without="--unshare-cgroup-try")
 
-
-def test_the_tests_themselves_have_descriptors():
-    """What the floods and bombs above must not have used up."""
-    assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 64
