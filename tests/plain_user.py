@@ -21,7 +21,9 @@ JOIN = 'for folder in $FOLDERS; do echo $$ >"$folder/cgroup.procs" || exit 97; d
 
 
 @contextmanager
-def command(arguments: Sequence[str], home: Path, *, delegated: Sequence[Path] = ()) -> Iterator[subprocess.Popen[bytes]]:
+def command(
+    arguments: Sequence[str], home: Path, *, delegated: Sequence[Path] = ()
+) -> Iterator[subprocess.Popen[bytes]]:
     """pytest with `arguments` as nobody, started in the control groups `delegated` (see `delegate`); `home` and what
     leads to it are opened. `{tests}` in an argument becomes the folder of tests as that user sees it."""
     packages = Path(pydantic.__file__).parents[1]

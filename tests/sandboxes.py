@@ -71,9 +71,7 @@ class Place:
             session.close()
 
 
-def place(
-    folder: Path, files: dict[str, str] | None = None, *, isolation: Isolation = Isolation.BASIC
-) -> Place:
+def place(folder: Path, files: dict[str, str] | None = None, *, isolation: Isolation = Isolation.BASIC) -> Place:
     source = make_source(folder / "source", files)
     repos = GitRepositories(folder / "git", allow_file=True)
     mirror = repos.fetch("owner/name", f"file://{source}", None)

@@ -82,7 +82,9 @@ def row(request: pytest.FixtureRequest, record_property: Callable[[str, object],
     then `outcome` is what the attack got."""
     found = request.node.callspec.params.get("level", "") if hasattr(request.node, "callspec") else ""
 
-    def state(attack: str, outcome: object, *, control: object = "", without: str = "", level: str | None = None) -> None:
+    def state(
+        attack: str, outcome: object, *, control: object = "", without: str = "", level: str | None = None
+    ) -> None:
         user = "root" if os.geteuid() == 0 else "plain"
         data = {
             "attack": attack,

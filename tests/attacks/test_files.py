@@ -43,7 +43,7 @@ def test_secrets_show_when_they_are_mounted(box, row, tmp_path, monkeypatch):
         if folder.stat().st_uid == os.geteuid() and not folder.stat().st_mode & 0o001:
             folder.chmod(folder.stat().st_mode | 0o055)
     secret.chmod(0o644)
-    removal.options(monkeypatch, lambda line: [*line, "--ro-bind", str(tmp_path), "/tmp/shown"])  # noqa: S108
+    removal.options(monkeypatch, lambda line: [*line, "--ro-bind", str(tmp_path), "/tmp/shown"])
     with box.session() as session:
         got = inside(session, OPEN, "/tmp/shown/id_ed25519", os.O_RDONLY)
     assert got == "open"
@@ -126,7 +126,7 @@ def test_objects_of_the_trusted_repository_are_bound_read_only(box, row, monkeyp
 
 # -- 11: filling ------------------------------------------------------------------------------------------------------
 
-SIZES = {"/dev/shm": 8 << 20, "/tmp": 8 << 20, "/home/agent": 8 << 20}  # noqa: S108
+SIZES = {"/dev/shm": 8 << 20, "/tmp": 8 << 20, "/home/agent": 8 << 20}
 
 
 def test_temporary_places_are_bounded(box, row):

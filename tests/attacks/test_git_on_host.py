@@ -56,7 +56,8 @@ TRICKS = {
         'echo "* diff=evil" >.gitattributes; git config diff.evil.textconv "$EVIL"; echo x >>app.py', ("diff",)
     ),
     "include.path": Trick(
-        'printf "[core]\\n\\tfsmonitor = %s\\n" "$EVIL" >evil.config; git config include.path ../evil.config', ("status",)
+        'printf "[core]\\n\\tfsmonitor = %s\\n" "$EVIL" >evil.config; git config include.path ../evil.config',
+        ("status",),
     ),
     "core.hooksPath": Trick(
         "git config core.hooksPath hooks; hook pre-commit hooks",
@@ -68,7 +69,7 @@ TRICKS = {
     "hook pre-commit": _hook("pre-commit", "commit", "-q", "--allow-empty", "-m", "x"),
     "hook reference-transaction": _hook("reference-transaction", "commit", "-q", "--allow-empty", "-m", "x"),
     "hook post-checkout": _hook("post-checkout", "checkout", "-q", "-b", "other"),
-    "hook post-index-change": Trick('hook post-index-change; echo x >>app.py', ("add", "-A")),
+    "hook post-index-change": Trick("hook post-index-change; echo x >>app.py", ("add", "-A")),
     "hook pre-push": _hook("pre-push", "push", "-q", "$REMOTE", "HEAD:refs/heads/x"),
     "remote.receivepack": Trick(
         'git config remote.origin.url .; git config remote.origin.receivepack "$EVIL"',
@@ -80,11 +81,10 @@ TRICKS = {
     "url ext::": Trick(
         'git config protocol.ext.allow always; git config remote.origin.url "ext::$EVIL"', ("fetch", "-q", "origin")
     ),
-    "nested repository's fsmonitor": Trick(
-        SUBMODULE + 'git -C sub config core.fsmonitor "$EVIL"', ("status",)
-    ),
+    "nested repository's fsmonitor": Trick(SUBMODULE + 'git -C sub config core.fsmonitor "$EVIL"', ("status",)),
     "submodule's filter, same size": Trick(
-        SUBMODULE + 'echo "* filter=evil" >sub/.gitattributes; echo 2 >sub/f; git -C sub config filter.evil.clean "$EVIL"',
+        SUBMODULE
+        + 'echo "* filter=evil" >sub/.gitattributes; echo 2 >sub/f; git -C sub config filter.evil.clean "$EVIL"',
         ("diff", "HEAD"),
     ),
     ".git file to elsewhere": Trick(
@@ -125,9 +125,7 @@ def whole_way(box, session: Session, tmp_path: Path, name: str) -> None:
     remote = tmp_path / "remote.git"
     git(tmp_path, "init", "-q", "--bare", str(remote))
     branch = f"b{abs(hash(name))}"
-    box.repos.push(
-        box.git_dir, url=f"file://{remote}", commit=commit, branch=branch, expected=None, token=None
-    )
+    box.repos.push(box.git_dir, url=f"file://{remote}", commit=commit, branch=branch, expected=None, token=None)
     assert git(remote, "rev-parse", f"refs/heads/{branch}") == commit
     session.reset(tree)
     assert session.snapshot() == tree

@@ -185,7 +185,7 @@ def test_the_callers_terminal(row, mode):
     os.set_inheritable(write, True)
     pid, main = pty.fork()
     if not pid:
-        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, mode, str(write)])  # noqa: S606
+        os.execv(sys.executable, [sys.executable, "-c", TERMINAL, mode, str(write)])
     os.close(write)
     with os.fdopen(read) as answer:
         got = answer.read()

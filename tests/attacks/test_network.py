@@ -8,6 +8,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -17,15 +18,17 @@ from tests.sandboxes import sh
 
 
 @pytest.fixture
-def listeners(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as named:
+def listeners():
+    # A socket's path may have 107 bytes at most: not pytest's folder.
+    folder = tempfile.TemporaryDirectory(prefix="df-", dir="/tmp")
+    with folder as tmp, socket.create_server(("127.0.0.1", 0)) as tcp, socket.socket(socket.AF_UNIX) as named:
         abstract = f"@devstral-fix-test-{os.getpid()}"
         with socket.socket(socket.AF_UNIX) as hidden:
             hidden.bind(abstract.replace("@", "\0"))
             hidden.listen()
-            named.bind(str(tmp_path / "s"))
+            named.bind(f"{tmp}/s")
             named.listen()
-            yield {"tcp": tcp.getsockname()[1], "abstract": abstract, "named": str(tmp_path / "s")}
+            yield {"tcp": tcp.getsockname()[1], "abstract": abstract, "named": f"{tmp}/s"}
 
 
 @pytest.mark.parametrize("kind", ["tcp", "abstract", "named"])
@@ -87,7 +90,16 @@ def test_the_hosts_name_is_hidden(box, session, row, monkeypatch):
 def test_no_way_to_another_namespace(level, box, row, tmp_path):
     """A service that lives in a network namespace of the test's own, with a neighbour behind a veth pair."""
     done = subprocess.run(
-        ["unshare", "--net", "--kill-child", sys.executable, "-m", "tests.attacks.neighbours", str(tmp_path), level.value],
+        [
+            "unshare",
+            "--net",
+            "--kill-child",
+            sys.executable,
+            "-m",
+            "tests.attacks.neighbours",
+            str(tmp_path),
+            level.value,
+        ],
         capture_output=True,
         text=True,
         check=False,

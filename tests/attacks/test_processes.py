@@ -277,7 +277,11 @@ def test_a_killed_service_takes_its_sandboxes_along(level, box, row, tmp_path, m
         assert not left
         row("12 the service is killed", "0 left", control="see without")
     else:
-        row("12 the service is killed", "open: left alive" if left else "0 left: a second defence", without="--die-with-parent")
+        row(
+            "12 the service is killed",
+            "open: left alive" if left else "0 left: a second defence",
+            without="--die-with-parent",
+        )
 
 
 def wait_for(condition, seconds: float) -> bool:
@@ -326,4 +330,3 @@ def test_control_groups_are_out_of_reach(box, session, row, monkeypatch):
             got = inside(bare, CGROUP_PATHS)
         assert got == "open"
         row("20 the host's control-group paths", got, without="--unshare-cgroup-try")
-
