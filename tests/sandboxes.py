@@ -71,12 +71,14 @@ class Place:
             session.close()
 
 
-def place(folder: Path, files: dict[str, str] | None = None, *, isolation: Isolation = Isolation.BASIC) -> Place:
+def place(
+    folder: Path, files: dict[str, str] | None = None, *, isolation: Isolation = Isolation.BASIC, **more
+) -> Place:
     source = make_source(folder / "source", files)
     repos = GitRepositories(folder / "git", allow_file=True)
     mirror = repos.fetch("owner/name", f"file://{source}", None)
     git_dir = repos.run_dir("run-1", mirror)
-    sandbox = BwrapSandbox(folder / "sandboxes", repos, isolation=isolation)
+    sandbox = BwrapSandbox(folder / "sandboxes", repos, isolation=isolation, **more)
     return Place(repos, sandbox, git_dir, repos.resolve(mirror, "main"))
 
 

@@ -11,9 +11,17 @@ import pytest
 
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
 from tests.sandboxes import Place, git, place, sh
-from worker.errors import BadPatch, Permanent, SandboxUnavailable
+from worker.errors import BadPatch, IsolationMissing, Permanent, SandboxUnavailable
 
-BACKENDS = {"bwrap": place}
+
+def strict(folder: Path) -> Place:
+    try:
+        return place(folder, isolation=Isolation.STRICT, cgroup=os.environ.get("TEST_CGROUP"))
+    except IsolationMissing as e:
+        pytest.skip(str(e))
+
+
+BACKENDS = {"bwrap": place, "bwrap-strict": strict}
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

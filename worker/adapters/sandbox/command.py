@@ -50,6 +50,25 @@ class Mount:
     target: str
     writable: bool = False
 
+    def words(self) -> list[str]:
+        return ["--bind" if self.writable else "--ro-bind", self.source, self.target]
+
+
+@dataclass(frozen=True)
+class Overlay:
+    """`lower` shown at `target`; changes go to `upper` (`work` is the kernel's own, on the same file system). Without
+    `work` both are shown as one, read-only."""
+
+    lower: str
+    upper: str
+    work: str | None
+    target: str
+
+    def words(self) -> list[str]:
+        if self.work is None:
+            return ["--overlay-src", self.lower, "--overlay-src", self.upper, "--ro-overlay", self.target]
+        return ["--overlay-src", self.lower, "--overlay", self.upper, self.work, self.target]
+
 
 def hardening() -> dict[str, list[str]]:
     """The options that take something away, by name: each one has a test that turns red without it."""
@@ -69,7 +88,12 @@ def hardening() -> dict[str, list[str]]:
 
 
 def options(
-    mounts: Iterable[Mount], limits: SandboxLimits, *, etc: str, extra_path: str | None, masks: Sequence[str] = ()
+    mounts: Iterable[Mount | Overlay],
+    limits: SandboxLimits,
+    *,
+    etc: str,
+    extra_path: str | None,
+    masks: Sequence[str] = (),
 ) -> list[str]:
     """Every option of one bubblewrap call, without seccomp and the status pipe. `etc` is the folder of ETC_FILES as
     bubblewrap sees it; `masks` are directories inside to cover with an empty one."""
@@ -92,7 +116,7 @@ def options(
     args += ["--remount-ro", "/dev"]  # its own tmpfs has no size limit; the devices and /dev/shm are mounts of theirs
     args += ["--size", str(min(limits.tmp_bytes, 64 << 20)), "--tmpfs", "/home/agent"]
     for mount in mounts:
-        args += ["--bind" if mount.writable else "--ro-bind", mount.source, mount.target]
+        args += mount.words()
     for target in masks:
         args += ["--size", "4096", "--tmpfs", target, "--remount-ro", target]
     for name, value in environment(extra_path).items():
@@ -122,8 +146,11 @@ def environment(extra_path: str | None) -> dict[str, str]:
     }
 
 
-def program(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], limits: SandboxLimits) -> list[str]:
-    """`argv` behind the prelude. Raises ValueError for what can't be an argument or a variable's name."""
+def program(
+    argv: Sequence[str], *, cwd: str, env: Mapping[str, str], limits: SandboxLimits, grouped: bool = False
+) -> list[str]:
+    """`argv` behind the prelude. `grouped`: a control group limits memory and processes, and says so when it did; the
+    rlimits stay out of its way. Raises ValueError for what can't be an argument or a variable's name."""
     if not argv:
         raise ValueError("an empty command")
     pairs = []
@@ -131,6 +158,8 @@ def program(argv: Sequence[str], *, cwd: str, env: Mapping[str, str], limits: Sa
         if not _NAME.match(name):
             raise ValueError(f"not a variable's name: {name!r}")
         pairs.append(f"{name}={value}")
+    if grouped:
+        limits = limits.model_copy(update={"memory_bytes": 1 << 46, "processes": 2 * limits.processes + 64})
     words = ["/bin/sh", "-c", _PRELUDE, "sh", *_ulimits(limits), cwd, *pairs, "--", *argv]
     if any("\0" in word for word in words):
         raise ValueError("a NUL byte in a command")

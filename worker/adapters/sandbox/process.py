@@ -55,7 +55,7 @@ class _Tree:
 
     def read_status(self) -> bool:
         """Take what bubblewrap has reported, first of all the pid; False when there is nothing more to come."""
-        data = _read(self.status)
+        data = read_now(self.status)
         self.report += data or b""
         if self.first is None:
             pid = self._value("child-pid")
@@ -114,14 +114,14 @@ def run(
     (`output_limit`), `timeout` seconds, or `cancel` (`cancelled`). SandboxUnavailable when bubblewrap failed."""
     started = time.monotonic()
     with ours(), ExitStack() as stack:
-        out, out_end = _pipe(stack)
-        err, err_end = _pipe(stack)
-        status, status_end = _pipe(stack)
-        filter_fd = _memory(stack, seccomp)
+        out, out_end = pipe(stack)
+        err, err_end = pipe(stack)
+        status, status_end = pipe(stack)
+        filter_fd = memory(stack, seccomp)
         options = [*options, "--seccomp", str(filter_fd), "--json-status-fd", str(status_end)]
         # Through a descriptor: a process's own command line is readable inside, and lengths are limited.
-        args_fd = _memory(stack, b"".join(os.fsencode(option) + b"\0" for option in options))
-        source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else _memory(stack, stdin)
+        args_fd = memory(stack, b"".join(os.fsencode(option) + b"\0" for option in options))
+        source = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC) if stdin is None else memory(stack, stdin)
         if stdin is None:
             stack.callback(os.close, source)
         try:
@@ -149,9 +149,9 @@ def run(
         finally:
             tree.kill()
         for fd, stream in streams.items():  # every writer is dead: the rest is what the pipe holds
-            while ending is not ExecStatus.OUTPUT_LIMIT and (data := _read(fd)):
+            while ending is not ExecStatus.OUTPUT_LIMIT and (data := read_now(fd)):
                 stream.feed(data)
-                if _flooded(stream, keep):
+                if flooded(stream, keep):
                     ending = ExecStatus.OUTPUT_LIMIT
         code = tree.exit_code
         if ending is ExecStatus.EXIT and code is None:
@@ -178,9 +178,9 @@ def _watch(tree: _Tree, streams: dict[int, Stream], deadline: float, keep: int, 
             if tree.status in ready and not tree.read_status():
                 selector.unregister(tree.status)
             for fd in ready & streams.keys():
-                data = _read(fd)
+                data = read_now(fd)
                 streams[fd].feed(data or b"")
-                if _flooded(streams[fd], keep):
+                if flooded(streams[fd], keep):
                     return ExecStatus.OUTPUT_LIMIT
                 if data == b"":
                     selector.unregister(fd)
@@ -188,7 +188,7 @@ def _watch(tree: _Tree, streams: dict[int, Stream], deadline: float, keep: int, 
                 return ExecStatus.EXIT
 
 
-def _flooded(stream: Stream, keep: int) -> bool:
+def flooded(stream: Stream, keep: int) -> bool:
     return stream.total > 4 * keep
 
 
@@ -199,7 +199,7 @@ def _failure(returncode: int, stderr: Stream) -> str:
     return f"bubblewrap could not set up a sandbox: {stderr.captured().text.strip()[:500]}"
 
 
-def _pipe(stack: ExitStack) -> tuple[int, int]:
+def pipe(stack: ExitStack) -> tuple[int, int]:
     """A non-blocking read end, closed with `stack`, and a write end that the caller closes after the start."""
     read, write = os.pipe()
     stack.callback(os.close, read)
@@ -207,7 +207,7 @@ def _pipe(stack: ExitStack) -> tuple[int, int]:
     return read, write
 
 
-def _memory(stack: ExitStack, data: bytes) -> int:
+def memory(stack: ExitStack, data: bytes) -> int:
     fd = os.memfd_create("devstral-fix", os.MFD_CLOEXEC)
     stack.callback(os.close, fd)
     with open(fd, "wb", closefd=False) as out:
@@ -216,7 +216,7 @@ def _memory(stack: ExitStack, data: bytes) -> int:
     return fd
 
 
-def _read(fd: int) -> bytes | None:
+def read_now(fd: int) -> bytes | None:
     """What is there now; empty at the end of the stream, None when nothing is ready."""
     try:
         return os.read(fd, _CHUNK)

@@ -36,7 +36,7 @@ cat /tmp/index
 
 # The tree's id on the first line of stdout, then a pack of what the known trees lack. `add` ends with 1 for a file
 # that could not be read (the rest is added); 128 is a failure of the whole. Arguments: the known trees, newest first.
-SNAPSHOT = """set -e
+_SNAPSHOT = """set -e
 export GIT_CONFIG_GLOBAL=/dev/null GIT_DIR=/gitdir GIT_WORK_TREE=/workspace GIT_INDEX_FILE=/tmp/index
 export GIT_OBJECT_DIRECTORY=/tmp/objects GIT_ALTERNATE_OBJECT_DIRECTORIES=
 for objects in /git/objects/*; do
@@ -45,12 +45,47 @@ done
 mkdir /tmp/objects
 cp /gitdir/index /tmp/index
 chmod u+w /tmp/index
-git add -A --ignore-errors -- . >&2 || [ $? -eq 1 ]
+ADD
 tree=$(git write-tree)
 echo "$tree"
 [ "$tree" = "$1" ] && exit 0
 { echo "$tree"; for known in "$@"; do echo "^$known"; done; } | git pack-objects --revs --stdout -q
 """
+
+SNAPSHOT = _SNAPSHOT.replace("ADD", "git add -A --ignore-errors -- . >&2 || [ $? -eq 1 ]")
+
+# The same, looking only at what the overlay's upper layer, shown at /upper, says was changed. A list that can't be
+# made (130 MB of paths, no python3) is a failure, never an empty list.
+_CHANGED = r"""
+import os, stat, sys
+paths = []
+def walk(upper, inside):
+    try: entries = list(os.scandir(upper))
+    except OSError: return paths.append(inside or b".")
+    if inside and any(entry.name == b".git" for entry in entries): return paths.append(inside)
+    for entry in entries:
+        path = inside + b"/" + entry.name if inside else entry.name
+        if path == b".git": continue
+        status = entry.stat(follow_symlinks=False)
+        if not stat.S_ISDIR(status.st_mode):
+            paths.append(path)
+            continue
+        try: opaque = os.getxattr(entry.path, "user.overlay.opaque", follow_symlinks=False) == b"y"
+        except OSError: opaque = False
+        if opaque or len(path) > 3000: paths.append(path)
+        else: walk(entry.path, path)
+sys.setrecursionlimit(100000)
+walk(b"/upper", b"")
+sys.stdout.buffer.write(b"".join(path + b"\0" for path in paths))
+"""
+ADD_CHANGED = f"""cat >/tmp/changed.py <<'CHANGED'
+{_CHANGED}
+CHANGED
+python3 -I -S /tmp/changed.py >/tmp/changed
+export GIT_LITERAL_PATHSPECS=1
+[ ! -s /tmp/changed ] || git add -A --ignore-errors --pathspec-from-file=/tmp/changed --pathspec-file-nul >&2 ||
+  [ $? -eq 1 ]"""
+SNAPSHOT_CHANGED = _SNAPSHOT.replace("ADD", ADD_CHANGED)
 
 # Arguments: path, bytes.
 READ = f"""[ -e "$1" ] || exit {MISSING}

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from agent.protocols import ExecResult, ExecStatus, SandboxSpec
 from worker.adapters.sandbox import scripts
-from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount, options, program
+from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount, Overlay, options, program
 from worker.adapters.sandbox.process import Ended, Launch, ours, run
 from worker.adapters.sandbox.stage import View
 from worker.adapters.sandbox.workspace import Files, object_format, remove
@@ -36,6 +36,7 @@ class Objects(Protocol):
 class Box:
     """What every sandbox of one session shares."""
 
+    bwrap: Path
     launch: Launch
     seccomp: bytes
     view: View
@@ -46,10 +47,21 @@ class Box:
 
 class BwrapSession:
     """Made by `BwrapSandbox.open`. Only the workspace lasts from one command to the next: /tmp and the home
-    directory are new each time. `cleanup` is closed at the end, after the workspace is gone."""
+    directory are new each time. `cleanup` is closed at the end, after the workspace is gone.
+    `first` is the tree to begin with, instead of the spec's own."""
+
+    _grouped = False  # whether a control group limits what runs
 
     def __init__(
-        self, spec: SandboxSpec, box: Box, files: Files, objects: Objects, *, cleanup: ExitStack, max_pack: int
+        self,
+        spec: SandboxSpec,
+        box: Box,
+        files: Files,
+        objects: Objects,
+        *,
+        cleanup: ExitStack,
+        max_pack: int,
+        first: str = "",
     ) -> None:
         self._spec = spec
         self._box = box
@@ -60,7 +72,7 @@ class BwrapSession:
         self._closed = False
         self._base = files.tree_of(spec.tree)
         self._known = [self._base]
-        self._fill(self._base)
+        self._fill(first or self._base)
 
     def exec(
         self,
@@ -73,8 +85,7 @@ class BwrapSession:
         cancel: Event | None = None,
     ) -> ExecResult:
         where = posixpath.join(WORKSPACE, cwd)
-        workspace = Mount(self._seen(self._files.workspace), WORKSPACE, writable=True)
-        ended = self._run(argv, [workspace], cwd=where, env=env or {}, timeout=timeout, keep=max_output, cancel=cancel)
+        ended = self._command(argv, cwd=where, env=env or {}, timeout=timeout, keep=max_output, cancel=cancel)
         return ExecResult(
             status=ended.status,
             returncode=ended.returncode,
@@ -87,8 +98,7 @@ class BwrapSession:
         target = posixpath.join(WORKSPACE, path)
         if "\0" in path:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
-        workspace = Mount(self._seen(self._files.workspace), WORKSPACE)
-        ended = self._script(scripts.READ, [target, str(max_bytes)], [workspace], keep=max_bytes + 1)
+        ended = self._own(scripts.READ, [target, str(max_bytes)], keep=max_bytes + 1, writable=False)
         _raise_for(ended, path)
         return ended.stdout.whole or b""
 
@@ -98,15 +108,10 @@ class BwrapSession:
             raise OSError(errno.EINVAL, "not a path", path)
         if not target.startswith(f"{WORKSPACE}/"):
             raise PermissionError(errno.EACCES, f"only files below {WORKSPACE} last", path)
-        workspace = Mount(self._seen(self._files.workspace), WORKSPACE, writable=True)
-        _raise_for(self._script(scripts.WRITE, [target, posixpath.dirname(target)], [workspace], stdin=data), path)
+        _raise_for(self._own(scripts.WRITE, [target, posixpath.dirname(target)], stdin=data), path)
 
     def snapshot(self) -> str:
-        mounts = [
-            Mount(self._seen(self._files.workspace), WORKSPACE),
-            Mount(self._seen(self._files.git_dir), "/gitdir"),
-        ]
-        ended = self._script(scripts.SNAPSHOT, self._known, mounts, keep=self._max_pack)
+        ended = self._read_tree()
         tree, pack = _parse_snapshot(ended, len(self._base))
         if tree not in self._known:
             self._objects.import_pack(self._spec.git_dir, pack)
@@ -138,8 +143,46 @@ class BwrapSession:
             raise SandboxUnavailable(f"the workspace could not be made ({ended.status}): {why.strip()[-300:]}")
         self._files.keep_index(index)
 
+    def _read_tree(self) -> Ended:
+        """What SNAPSHOT prints."""
+        mounts = [
+            Mount(self._seen(self._files.workspace), WORKSPACE),
+            Mount(self._seen(self._files.git_dir), "/gitdir"),
+        ]
+        return self._script(scripts.SNAPSHOT, self._known, mounts, keep=self._max_pack)
+
+    def _own(
+        self, script: str, arguments: Sequence[str], *, keep: int = 4096, stdin: bytes = b"", writable: bool = True
+    ) -> Ended:
+        """A script of ours, where the agent's commands run."""
+        argv = ["/bin/sh", "-c", script, "sh", *arguments]
+        return self._command(
+            argv, cwd=WORKSPACE, env={}, timeout=_OWN_SECONDS, keep=keep, stdin=stdin, writable=writable
+        )
+
+    def _command(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        timeout: float,
+        keep: int,
+        stdin: bytes | None = None,
+        cancel: Event | None = None,
+        writable: bool = True,
+    ) -> Ended:
+        workspace = Mount(self._seen(self._files.workspace), WORKSPACE, writable=writable)
+        return self._run(argv, [workspace], cwd=cwd, env=env, timeout=timeout, keep=keep, stdin=stdin, cancel=cancel)
+
     def _script(
-        self, script: str, arguments: Sequence[str], mounts: Sequence[Mount], *, keep: int = 4096, stdin: bytes = b""
+        self,
+        script: str,
+        arguments: Sequence[str],
+        mounts: Sequence[Mount | Overlay],
+        *,
+        keep: int = 4096,
+        stdin: bytes = b"",
     ) -> Ended:
         argv = ["/bin/sh", "-c", script, "sh", *arguments]
         return self._run(argv, mounts, cwd=WORKSPACE, env={}, timeout=_OWN_SECONDS, keep=keep, stdin=stdin)
@@ -147,7 +190,7 @@ class BwrapSession:
     def _run(
         self,
         argv: Sequence[str],
-        mounts: Sequence[Mount],
+        mounts: Sequence[Mount | Overlay],
         *,
         cwd: str,
         env: Mapping[str, str],
@@ -156,9 +199,25 @@ class BwrapSession:
         stdin: bytes | None = None,
         cancel: Event | None = None,
     ) -> Ended:
+        self._check_open()
+        return run(
+            self._box.launch,
+            self._options(mounts),
+            program(argv, cwd=cwd, env=env, limits=self._spec.limits, grouped=self._grouped),
+            seccomp=self._box.seccomp,
+            timeout=timeout,
+            keep=keep,
+            stdin=stdin,
+            cancel=cancel,
+        )
+
+    def _check_open(self) -> None:
         if self._closed:
             raise SandboxUnavailable("the session is closed")
-        box, limits = self._box, self._spec.limits
+
+    def _options(self, mounts: Sequence[Mount | Overlay]) -> list[str]:
+        """bubblewrap's options for `mounts` and what every sandbox of the session sees."""
+        box = self._box
         shown = [*mounts]
         masks = []
         for number, objects in enumerate(box.objects):
@@ -169,16 +228,8 @@ class BwrapSession:
         if box.python is not None:
             shown.append(Mount(self._seen(box.python), str(box.python)))
             extra_path = str(box.python / "bin")
-        return run(
-            box.launch,
-            options(shown, limits, etc=self._seen(box.etc), extra_path=extra_path, masks=masks),
-            program(argv, cwd=cwd, env=env, limits=limits),
-            seccomp=box.seccomp,
-            timeout=timeout,
-            keep=keep,
-            stdin=stdin,
-            cancel=cancel,
-        )
+        etc = self._seen(box.etc)
+        return options(shown, self._spec.limits, etc=etc, extra_path=extra_path, masks=masks)
 
     def _seen(self, path: Path) -> str:
         return self._box.view.path(path)

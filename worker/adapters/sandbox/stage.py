@@ -20,10 +20,17 @@ from worker.errors import IsolationMissing, SandboxUnavailable
 
 _PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var")
 _TOOL_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# Arguments: the place, then pairs of a name below it and the host path to mount there.
+# Arguments: the place, the options of the quota's file system or nothing, then pairs of a name below the place and
+# the host path to mount there.
 _SCRIPT = """set -e
-place=$1; shift
+place=$1; quota=$2; shift 2
 mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$place"
+if [ -n "$quota" ]; then
+  mkdir "$place/quota"
+  mount -n -t tmpfs -o "$quota" devstral-fix "$place/quota"
+  mkdir "$place/quota/upper" "$place/quota/work"
+  chown --reference="$place/quota" "$place/quota/upper" "$place/quota/work"
+fi
 while [ $# -gt 0 ]; do
   mkdir -p "$place/$1"
   mount -n --bind "$2" "$place/$1"
@@ -34,6 +41,14 @@ read -r _
 """
 
 
+@dataclass(frozen=True)
+class Quota:
+    """A file system in memory of its own, with room for this much and nothing more."""
+
+    size: int
+    inodes: int
+
+
 @dataclass
 class View:
     """Where the uid that runs bubblewrap finds host paths. `close` when no sandbox will be started from it again."""
@@ -41,6 +56,9 @@ class View:
     uid: int | None
     seen: dict[Path, str] = field(default_factory=dict)
     namespace: int = -1
+    user_namespace: int = -1
+    place: str = ""
+    quota: int = -1  # a descriptor of the quota's directory
 
     def path(self, source: Path) -> str:
         """`source`, which must be one of the view's paths or below one, as bubblewrap is to be told."""
@@ -54,19 +72,28 @@ class View:
             return Launch(str(bwrap), uid=self.uid)
         # By our own pid, not through an inherited descriptor: nothing of this is left open inside.
         target = f"--mount=/proc/{os.getpid()}/fd/{self.namespace}"
+        if self.uid is None:
+            user = f"--user=/proc/{os.getpid()}/fd/{self.user_namespace}"
+            return Launch(str(bwrap), prefix=(_tool("nsenter"), user, target, "--preserve-credentials"))
         drop = ("--setgid", str(self.uid), "--setuid", str(self.uid))  # also clears the supplementary groups
         return Launch(self.path(bwrap), prefix=(_tool("nsenter"), target, *drop))
 
     def close(self) -> None:
-        if self.namespace >= 0:
-            os.close(self.namespace)
-            self.namespace = -1
+        for fd in (self.namespace, self.user_namespace, self.quota):
+            if fd >= 0:
+                os.close(fd)
+        self.namespace = self.user_namespace = self.quota = -1
 
 
-def make(sources: Iterable[Path], uid: int | None) -> View:
-    """A view of directories for `uid` (None: the service's own, which sees what the service sees)."""
+def make(sources: Iterable[Path], uid: int | None, quota: Quota | None = None) -> View:
+    """A view of directories for `uid` (None: the service's own, which sees what the service sees). With `quota`, the
+    view has a file system in memory at `place`/quota, which goes when the view and its last sandbox are gone."""
     view = View(uid)
+    if uid is None and quota is None:
+        return view
     if uid is None:
+        place = _place(sources)
+        _namespace(view, place, [], Path(place), quota)
         return view
     paths = [source.resolve() for source in sources]
     for path in paths:
@@ -74,11 +101,9 @@ def make(sources: Iterable[Path], uid: int | None) -> View:
         if any(not folder.stat().st_mode & 0o001 for folder in (path, *path.iterdir()) if folder.is_dir()):
             raise IsolationMissing(f"a sandbox of another uid can't read {path}; as root: chmod -R a+rX {path}")
     hidden = [path for path in paths if not walkable(path)]
-    if not hidden:
+    if not hidden and quota is None:
         return view
-    place = next((name for name in _PLACES if _free(Path(name), paths)), None)
-    if place is None:
-        raise IsolationMissing(f"{hidden[0]} can't be made reachable for a sandbox: no free directory of {_PLACES}")
+    place = _place(paths)
     names = {path: f"{number}/{path.name}" for number, path in enumerate(hidden)}
     # Libraries lie beside a program (`../../name.libs`): siblings of one directory stay siblings.
     for path in hidden:
@@ -87,14 +112,23 @@ def make(sources: Iterable[Path], uid: int | None) -> View:
                 names[path] = f"{number}/{path.name}"
                 break
     arguments = [word for path, name in names.items() for word in (name, str(path))]
-    view.namespace = _namespace(place, arguments, hidden[0])
+    _namespace(view, place, arguments, paths[0], quota)
     view.seen = {path: f"{place}/{name}" for path, name in names.items()}
     return view
 
 
-def _namespace(place: str, arguments: list[str], example: Path) -> int:
+def _namespace(view: View, place: str, arguments: list[str], example: Path, quota: Quota | None) -> None:
+    plain = view.uid is None
+    options = ""
+    if quota is not None:
+        owner = 0 if plain else view.uid
+        options = f"mode=0700,size={quota.size},nr_inodes={quota.inodes},uid={owner},gid={owner},nosuid,nodev"
+    user = ("--user", "--map-root-user") if plain else ()
     with subprocess.Popen(
-        [_tool("unshare"), "--mount", "--propagation", "private", "/bin/sh", "-c", _SCRIPT, "sh", place, *arguments],
+        [
+            *(_tool("unshare"), *user, "--mount", "--propagation", "private"),
+            *("/bin/sh", "-c", _SCRIPT, "sh", place, options, *arguments),
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -107,8 +141,17 @@ def _namespace(place: str, arguments: list[str], example: Path) -> int:
         assert process.stdout is not None
         assert process.stderr is not None
         if process.stdout.readline() == b"ready\n":
-            return os.open(f"/proc/{process.pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            held = f"/proc/{process.pid}"
+            view.place = place
+            view.namespace = os.open(f"{held}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+            if plain:
+                view.user_namespace = os.open(f"{held}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            if quota is not None:
+                view.quota = os.open(f"{held}/root{place}/quota", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            return
         reason = process.stderr.read().decode("utf-8", "replace").strip()
+    if plain:
+        raise IsolationMissing(f"a workspace of limited size can't be mounted here ({reason})")
     raise IsolationMissing(
         f"a sandbox of another uid can't reach {example}, and this root may not mount ({reason}): "
         f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
@@ -118,6 +161,15 @@ def _namespace(place: str, arguments: list[str], example: Path) -> int:
 def walkable(path: Path) -> bool:
     """Whether everybody may walk to `path`; what it grants itself is another question."""
     return all(parent.stat().st_mode & 0o001 for parent in path.parents)
+
+
+def _place(paths: Iterable[Path]) -> str:
+    """A directory to mount over, which holds none of `paths`."""
+    kept = list(paths)
+    place = next((name for name in _PLACES if _free(Path(name), kept)), None)
+    if place is None:
+        raise IsolationMissing(f"{kept[0]} can't be shown to a sandbox: no free directory of {_PLACES}")
+    return place
 
 
 def _free(place: Path, paths: Iterable[Path]) -> bool:

@@ -42,10 +42,16 @@ def span(uid_map: str) -> range:
     return usable
 
 
+def shared(usable: range) -> int:
+    """The uid that owns bases, and so runs every sandbox on one (docs/decisions: why that is no bridge)."""
+    return usable[0]
+
+
 def take(folder: Path, usable: range) -> Lease:
     """A uid that no other sandbox below `folder` holds."""
     folder.mkdir(parents=True, exist_ok=True)
     choose = random.SystemRandom()
+    usable = usable[1:]  # the first is `shared`
     for _ in range(1000):
         uid = choose.choice(usable)
         path = folder / str(uid)

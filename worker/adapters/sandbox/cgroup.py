@@ -1,0 +1,306 @@
+"""Control groups, v1 and v2: limits for what a session runs, a sure end for it, and what the limits were hit by.
+
+Limits of v2 were never tried on a kernel that has them (ours binds the controllers to v1): only the writing was.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from worker.errors import IsolationMissing, SandboxUnavailable
+
+NAME = "devstral-fix"
+CONTROLLERS = ("memory", "pids", "cpu")
+_PERIOD = 100_000  # microseconds
+_DEATH_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Group:
+    """One control group: a directory per v1 hierarchy, or one of v2. `ender` names the one whose members are killed:
+    `unified` (cgroup.kill) or, where only v1 is mounted, `freezer`."""
+
+    version: int
+    folders: Mapping[str, Path]
+    ender: str
+
+    def child(self, name: str) -> Group:
+        """A new group below this one. v2 hands controllers down to it."""
+        made = Group(self.version, {key: folder / name for key, folder in self.folders.items()}, self.ender)
+        if self.version == 2:
+            _write(self.folders["memory"] / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+        for folder in dict.fromkeys(made.folders.values()):
+            folder.mkdir()
+        return made
+
+    def limit_memory(self, size: int) -> None:
+        """Bytes, swap included."""
+        folder = self.folders["memory"]
+        if self.version == 2:
+            _write(folder / "memory.max", str(size))
+            _optional(folder / "memory.swap.max", "0")
+            return
+        # Memory may never be above memory + swap, so the order depends on whether the limit rises.
+        swap = folder / "memory.memsw.limit_in_bytes"
+        _optional(swap, str(size))
+        _write(folder / "memory.limit_in_bytes", str(size))
+        _optional(swap, str(size))
+
+    def limit_processes(self, count: int) -> None:
+        _write(self.folders["pids"] / "pids.max", str(count))
+
+    def limit_cpus(self, cpus: float) -> None:
+        quota = max(1000, int(cpus * _PERIOD))
+        if self.version == 2:
+            _write(self.folders["cpu"] / "cpu.max", f"{quota} {_PERIOD}")
+            return
+        _write(self.folders["cpu"] / "cpu.cfs_period_us", str(_PERIOD))
+        _write(self.folders["cpu"] / "cpu.cfs_quota_us", str(quota))
+
+    @property
+    def procs(self) -> list[Path]:
+        """The files to which a process writes `0` to join."""
+        return [folder / "cgroup.procs" for folder in dict.fromkeys(self.folders.values())]
+
+    def members(self) -> set[int]:
+        return {int(line) for line in (self.folders[self.ender] / "cgroup.procs").read_text().split()}
+
+    @property
+    def oom_kills(self) -> int:
+        name = "memory.events" if self.version == 2 else "memory.oom_control"
+        return _field(self.folders["memory"] / name, "oom_kill")
+
+    @property
+    def refused_forks(self) -> int:
+        return _field(self.folders["pids"] / "pids.events", "max")
+
+    def kill(self) -> None:
+        """End every member, and return when there is none. SandboxUnavailable when that takes ten seconds."""
+        deadline = time.monotonic() + _DEATH_SECONDS
+        pause = 0.0002
+        while self.members():
+            self._kill_once()
+            if time.monotonic() > deadline:
+                raise SandboxUnavailable("a sandbox could not be killed")
+            time.sleep(pause)  # the kernel tells of emptiness by an event in v2 only
+            pause = min(pause * 2, 0.01)
+
+    def _kill_once(self) -> None:
+        folder = self.folders[self.ender]
+        if self.ender == "unified":
+            _write(folder / "cgroup.kill", "1")
+            return
+        # Frozen, nothing can fork away from the list or leave its pid to somebody else.
+        _write(folder / "freezer.state", "FROZEN")
+        try:
+            for pid in self.members():
+                with suppress(ProcessLookupError):
+                    fd = os.pidfd_open(pid)
+                    try:
+                        if pid in self.members():
+                            signal.pidfd_send_signal(fd, signal.SIGKILL)
+                    finally:
+                        os.close(fd)
+        finally:
+            _write(folder / "freezer.state", "THAWED")
+
+    def remove(self) -> None:
+        """Kill what is left in it and below, and take the directories away."""
+        if not self.folders[self.ender].is_dir():
+            return
+        for name in [path.name for path in self.folders[self.ender].iterdir() if path.is_dir()]:
+            Group(self.version, {key: folder / name for key, folder in self.folders.items()}, self.ender).remove()
+        self.kill()
+        for folder in dict.fromkeys(self.folders.values()):
+            _remove(folder)
+
+
+class Groups:
+    """Where sessions' groups are made. Each is named after the process that made it, so that those of a dead one can
+    be told from those in use."""
+
+    def __init__(self, base: Group) -> None:
+        self._base = base
+
+    @property
+    def base(self) -> Group:
+        return self._base
+
+    def make(self) -> Group:
+        return self._base.child(f"{_owner(os.getpid())}-{secrets.token_hex(6)}")
+
+    def sweep(self) -> None:
+        """Remove the groups of processes that died."""
+        ender = self._base.folders[self._base.ender]
+        for name in [path.name for path in ender.iterdir() if path.is_dir()]:
+            pid = name.split("-")[0]
+            if pid.isdigit() and name.count("-") == 2 and not name.startswith(f"{_owner(int(pid))}-"):
+                folders = {key: folder / name for key, folder in self._base.folders.items()}
+                with suppress(OSError):
+                    Group(self._base.version, folders, self._base.ender).remove()
+
+
+def find(below: str | None = None, *, mounts: str | None = None, own: str | None = None) -> Groups:
+    """Where this process may make groups: `below` (a path in every hierarchy, such as one delegated to a user), else
+    as root the top of the hierarchies, else its own group. `mounts` and `own` are the texts of /proc/self/mounts and
+    /proc/self/cgroup. IsolationMissing names what can't be limited, and the command that mends it."""
+    mounts = Path("/proc/self/mounts").read_text() if mounts is None else mounts
+    own = Path("/proc/self/cgroup").read_text() if own is None else own
+    tops, unified = _tops(mounts)
+    paths = _own_paths(own)
+    name = NAME if below is None else below.strip("/")
+    root = os.geteuid() == 0
+
+    def place(key: str, top: Path) -> Path:
+        if below is not None or root:
+            return top / name
+        return top / paths.get(key, "/").strip("/") / NAME
+
+    if unified is not None and set(CONTROLLERS) <= _words(unified / "cgroup.controllers"):
+        base = place("unified", unified)
+        return _try(Group(2, dict.fromkeys((*CONTROLLERS, "unified"), base), "unified"))
+    missing = [key for key in CONTROLLERS if key not in tops]
+    if missing:
+        raise IsolationMissing(
+            f"no control group limits {', '.join(missing)} here; as root: "
+            f"mkdir -p /sys/fs/cgroup/{missing[0]} && mount -t cgroup -o {missing[0]} none /sys/fs/cgroup/{missing[0]}"
+        )
+    folders = {key: place(key, tops[key]) for key in CONTROLLERS}
+    if unified is not None:
+        folders["unified"] = place("unified", unified)
+        with suppress(IsolationMissing):
+            group = _try(Group(1, folders, "unified"))
+            if (group.base.folders["unified"] / "cgroup.procs").exists():
+                return group
+        del folders["unified"]
+    if "freezer" not in tops:
+        raise IsolationMissing(
+            "no control group can be killed here; as root: "
+            "mkdir -p /sys/fs/cgroup/freezer && mount -t cgroup -o freezer none /sys/fs/cgroup/freezer"
+        )
+    return _try(Group(1, {**folders, "freezer": place("freezer", tops["freezer"])}, "freezer"))
+
+
+def _try(base: Group) -> Groups:
+    """Make the base, then a group with every limit in it, as a session would."""
+    try:
+        if base.version == 2:
+            _hand_down(base.folders["memory"])
+        for folder in dict.fromkeys(base.folders.values()):
+            folder.mkdir(exist_ok=True)
+        groups = Groups(base)
+        trial = groups.make()
+        try:
+            trial.limit_memory(64 << 20)
+            trial.limit_processes(8)
+            trial.limit_cpus(0.5)
+            if trial.ender == "unified" and not (trial.folders["unified"] / "cgroup.kill").exists():
+                raise IsolationMissing("control groups of this kernel can't be killed: Linux 5.14 is needed, or v1")
+        finally:
+            trial.remove()
+    except OSError as e:
+        where = " ".join(str(folder) for folder in dict.fromkeys(base.folders.values()))
+        mend = (
+            f"mkdir -p {where} && chown -R {os.geteuid()} {where}"
+            if base.version == 1
+            else "systemd-run --user --scope -p Delegate=yes COMMAND (no root needed)"
+        )
+        raise IsolationMissing(f"control groups can't be made here ({e}); as root: {mend}") from e
+    return groups
+
+
+def _hand_down(base: Path) -> None:
+    """Let a v2 parent give its controllers to `base`. A group with members can't: ours moves into a leaf first."""
+    switch = base.parent / "cgroup.subtree_control"
+    wanted = " ".join(f"+{name}" for name in CONTROLLERS)
+    if set(CONTROLLERS) <= _words(switch):
+        return
+    try:
+        _write(switch, wanted)
+    except OSError:
+        leaf = base.parent / "service"
+        leaf.mkdir(exist_ok=True)
+        _write(leaf / "cgroup.procs", str(os.getpid()))
+        _write(switch, wanted)
+
+
+def _tops(mounts: str) -> tuple[dict[str, Path], Path | None]:
+    """The mount point of each v1 controller, and of v2."""
+    tops: dict[str, Path] = {}
+    unified = None
+    for fields in map(str.split, mounts.splitlines()):
+        if fields[2] == "cgroup2":
+            unified = Path(fields[1])
+        elif fields[2] == "cgroup":
+            for option in fields[3].split(","):
+                tops.setdefault(option, Path(fields[1]))
+    return tops, unified
+
+
+def _own_paths(own: str) -> dict[str, str]:
+    paths: dict[str, str] = {}
+    for line in own.splitlines():
+        number, controllers, path = line.split(":", 2)
+        for name in controllers.split(",") if number != "0" else ["unified"]:
+            paths[name] = path
+    return paths
+
+
+def _owner(pid: int) -> str:
+    """`PID-STARTED`; another time, or none, tells that the number belongs to somebody else now."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+    except OSError:
+        started = "gone"
+    return f"{pid}-{started}"
+
+
+def _field(path: Path, name: str) -> int:
+    for line in path.read_text().splitlines():
+        key, _, value = line.partition(" ")
+        if key == name:
+            return int(value)
+    return 0
+
+
+def _words(path: Path) -> set[str]:
+    try:
+        return set(path.read_text().split())
+    except OSError:
+        return set()
+
+
+def _write(path: Path, value: str) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def _optional(path: Path, value: str) -> None:
+    """Swap may not be accounted for."""
+    with suppress(OSError):
+        _write(path, value)
+
+
+def _remove(folder: Path) -> None:
+    deadline = time.monotonic() + _DEATH_SECONDS
+    while True:
+        try:
+            folder.rmdir()
+        except FileNotFoundError:
+            return
+        except OSError:  # the last member has been counted out, but not yet taken apart
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.002)
+        else:
+            return

@@ -1,0 +1,181 @@
+"""A session of level `strict`: one long-lived sandbox in control groups, on a copy-on-write workspace.
+
+The workspace is an overlay: a shared base below, and a file system in memory, of limited size, above. What a session
+writes is seen by no other, and is gone with its last process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from threading import Event, Lock
+
+from agent.protocols import ExecStatus, SandboxLimits, SandboxSpec
+from worker.adapters.sandbox import scripts
+from worker.adapters.sandbox.bases import Base
+from worker.adapters.sandbox.cgroup import Group
+from worker.adapters.sandbox.command import WORKSPACE, Mount, Overlay, program
+from worker.adapters.sandbox.persistent import Server, joined
+from worker.adapters.sandbox.process import Ended
+from worker.adapters.sandbox.session import Box, BwrapSession, Objects
+from worker.adapters.sandbox.stage import View
+from worker.adapters.sandbox.workspace import Files
+
+_SERVER_BYTES = 128 << 20
+_SERVER_PROCESSES = 12
+
+
+@dataclass
+class Ground:
+    """What a session stands on for one base: the base, and a view in which it and the session's quota are mounted."""
+
+    base: Base
+    view: View
+
+    def close(self) -> None:
+        self.view.close()
+        self.base.release()
+
+
+class Limited:
+    """The control groups of one session: `server` for the sandbox itself, `command` for what it runs."""
+
+    def __init__(self, group: Group, limits: SandboxLimits) -> None:
+        self.memory = limits.memory_bytes
+        self.group = group
+        group.limit_cpus(limits.cpus)
+        self.server = group.child("server")
+        self.server.limit_memory(_SERVER_BYTES)
+        self.server.limit_processes(_SERVER_PROCESSES)
+        self.command = group.child("command")
+        self.command.limit_memory(self.memory)
+        self.command.limit_processes(limits.processes)
+
+
+class StrictSession(BwrapSession):
+    """Made by `BwrapSandbox.open`. Files below /tmp and the home directory last until `reset`; processes don't outlive
+    their command. `ground` makes what a tree's sandbox stands on."""
+
+    _grouped = True
+
+    def __init__(
+        self,
+        spec: SandboxSpec,
+        box: Box,
+        files: Files,
+        objects: Objects,
+        *,
+        cleanup: ExitStack,
+        max_pack: int,
+        limited: Limited,
+        ground: Callable[[str], Ground],
+        python: str,
+    ) -> None:
+        self._limited = limited
+        self._make_ground = ground
+        self._ground: Ground | None = None
+        self._server: Server | None = None
+        self._python = python
+        self._lock = Lock()
+        cleanup.callback(self._stop)
+        super().__init__(spec, box, files, objects, cleanup=cleanup, max_pack=max_pack)
+
+    def _fill(self, tree: str) -> None:
+        """A new upper layer, and with it a new sandbox."""
+        with self._lock:
+            self._stop()
+            self._ground = self._make_ground(tree)
+            view = self._ground.view
+            launch = joined(view.launch(self._box.bwrap), self._limited.command)
+            self._box = replace(self._box, launch=launch, view=view)
+            self._serve()
+
+    def _serve(self) -> Server:
+        """The running server; a new one, on the same files, when the last died."""
+        if self._server is not None and self._server.alive:
+            return self._server
+        assert self._ground is not None
+        view = self._ground.view
+        quota = f"{view.place}/quota"
+        base = self._seen(self._ground.base.workspace)
+        self._server = Server(
+            view.launch(self._box.bwrap),
+            self._options([Overlay(base, f"{quota}/upper", f"{quota}/work", WORKSPACE)]),
+            self._python,
+            seccomp=self._box.seccomp,
+            own=self._limited.server,
+            command=self._limited.command,
+        )
+        return self._server
+
+    def _stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._ground is not None:
+            self._ground.close()
+            self._ground = None
+
+    def _command(
+        self,
+        argv: Sequence[str],
+        *,
+        cwd: str,
+        env: Mapping[str, str],
+        timeout: float,
+        keep: int,
+        stdin: bytes | None = None,
+        cancel: Event | None = None,
+        writable: bool = True,  # noqa: ARG002 - the sandbox lasts: what runs in it is as free as the agent
+    ) -> Ended:
+        with self._lock:
+            self._check_open()
+            words = program(argv, cwd=cwd, env=env, limits=self._spec.limits, grouped=True)
+            server = self._serve()
+            group = self._limited.command
+            # Files live in memory and were charged to the commands that wrote them: this one gets its full share.
+            group.limit_memory(self._limited.memory + self._used())
+            before = (group.oom_kills, group.refused_forks)
+            ended = server.run(words, timeout=timeout, keep=keep, stdin=stdin, cancel=cancel)
+            return self._explained(ended, group.oom_kills - before[0], group.refused_forks - before[1])
+
+    def _explained(self, ended: Ended, killed: int, refused: int) -> Ended:
+        """The limit that a failed command ran into, where there is one."""
+        if ended.returncode == 0 or ended.status not in {ExecStatus.EXIT, ExecStatus.TIMEOUT}:
+            return ended
+        if killed:
+            return replace(ended, status=ExecStatus.OOM, returncode=None)
+        if refused:
+            return replace(ended, status=ExecStatus.PIDS, returncode=None)
+        if ended.status is ExecStatus.EXIT and self._full():
+            return replace(ended, status=ExecStatus.DISK, returncode=None)
+        return ended
+
+    def _used(self) -> int:
+        assert self._ground is not None
+        found = os.fstatvfs(self._ground.view.quota)
+        return (found.f_blocks - found.f_bfree) * found.f_frsize
+
+    def _full(self) -> bool:
+        assert self._ground is not None
+        found = os.fstatvfs(self._ground.view.quota)
+        return found.f_bavail == 0 or found.f_favail == 0
+
+    def _read_tree(self) -> Ended:
+        with self._lock:
+            self._check_open()
+            assert self._ground is not None
+            quota = f"{self._ground.view.place}/quota"
+            base = self._ground.base
+            mounts: list[Mount | Overlay] = [
+                Overlay(self._seen(base.workspace), f"{quota}/upper", None, WORKSPACE),
+                Mount(f"{quota}/upper", "/upper"),
+                Mount(self._seen(base.git_dir), "/gitdir"),
+            ]
+            self._limited.command.limit_memory(self._limited.memory + self._used())
+            try:
+                return self._script(scripts.SNAPSHOT_CHANGED, self._known, mounts, keep=self._max_pack)
+            finally:
+                self._limited.command.kill()
