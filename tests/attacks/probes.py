@@ -66,10 +66,10 @@ try: os.kill(int(sys.argv[1]), 0); print("open")
 except OSError as e: print(errno.errorcode[e.errno])
 """
 HOSTNAME = "import socket, sys; print('open' if socket.gethostname() == sys.argv[1] else 'hidden')"
-# Its own control groups' host paths: any longer than the root.
+# Its own control groups' host paths: anything but the root and what lies beside it.
 CGROUP_PATHS = """
 paths = {line.rstrip().split(":", 2)[2] for line in open("/proc/self/cgroup")}
-print("hidden" if paths <= {"/"} else "open")
+print("hidden" if all(path == "/" or path.startswith("/..") for path in paths) else "open")
 """
 # argv: a marker; whether any environment on show holds it.
 ENVIRONMENTS = """

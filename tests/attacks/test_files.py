@@ -29,10 +29,11 @@ def test_secrets_of_the_host_are_not_there(session, row, tmp_path):
     control = outside(OPEN, secret, os.O_RDONLY)
     assert control == "open"
     for path in (secret, "/root/.ssh", "/etc/shadow", f"/proc/1/root{secret}", f"/proc/self/root{secret}"):
-        assert inside(session, OPEN, path, os.O_RDONLY) == "ENOENT"
+        got = inside(session, OPEN, path, os.O_RDONLY)
+        assert got == "ENOENT" or (got == "EACCES" and str(path).startswith("/proc/1/"))  # strict's server hides itself
         as_is = outside(OPEN, path, os.O_RDONLY) if root() or str(secret) in str(path) else "not tried: not root's"
         name = str(path).replace(str(secret), "…/id_ed25519")
-        row(f"1 read {name}", "ENOENT", control=as_is)
+        row(f"1 read {name}", got, control=as_is)
 
 
 def test_secrets_show_when_they_are_mounted(box, row, tmp_path, monkeypatch):
@@ -330,7 +331,7 @@ def test_the_workspace_is_bounded(box, row, how):
     arguments = {
         "one file": (FILL, "/workspace/x", quota * 2),
         "many files": (FILL_FILES, "/workspace/many", 20_000, 8192),
-        "empty files": (FILL_FILES, "/workspace/many", 3_000_000, 0),
+        "empty files": (FILL_FILES, "/workspace/many", 20_000, 0),
     }[how]
     with box.session(disk_bytes=quota) as session:
         done = session.exec(["python3", "-I", "-c", *map(str, arguments)], timeout=60)

@@ -1,4 +1,4 @@
-"""Row 16: a hostile repository runs nothing on the host. Each trick leaves a marker file where plain git falls for it."""
+"""Row 16: a hostile repository runs nothing on the host. A trick leaves a marker file where plain git falls for it."""
 
 from __future__ import annotations
 

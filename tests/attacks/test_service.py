@@ -33,7 +33,8 @@ def test_a_snapshot_that_lies_is_refused(box, row, monkeypatch):
 
     for lie in (f"echo {'1' * 40}", "echo '--upload-pack=evil'", "echo; echo PACK", "head -c 3000000 /dev/zero", ""):
         with box.session() as session:
-            monkeypatch.setattr(scripts, "SNAPSHOT", lie)
+            for name in ("SNAPSHOT", "SNAPSHOT_CHANGED"):
+                monkeypatch.setattr(scripts, name, lie)
             with pytest.raises(BadPatch):
                 session.snapshot()
             monkeypatch.undo()
