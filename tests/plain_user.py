@@ -6,7 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -22,7 +22,7 @@ JOIN = 'for folder in $FOLDERS; do echo $$ >"$folder/cgroup.procs" || exit 97; d
 
 @contextmanager
 def command(
-    arguments: Sequence[str], home: Path, *, delegated: Sequence[Path] = ()
+    arguments: Sequence[str], home: Path, *, delegated: Sequence[Path] = (), env: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
     """pytest with `arguments` as nobody, started in the control groups `delegated` (see `delegate`); `home` and what
     leads to it are opened. `{tests}` in an argument becomes the folder of tests as that user sees it."""
@@ -52,6 +52,7 @@ def command(
                 # An interpreter with a shared library finds it by its own path, which this user can't walk.
                 "LD_LIBRARY_PATH": f"{view.path(prefix)}/lib",
                 "HOME": str(home),
+                **(env or {}),
                 "TMPDIR": str(home),
             },
             stdout=subprocess.PIPE,

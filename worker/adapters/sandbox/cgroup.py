@@ -31,13 +31,18 @@ class Group:
     folders: Mapping[str, Path]
     ender: str
 
-    def child(self, name: str) -> Group:
-        """A new group below this one. v2 hands controllers down to it."""
-        made = Group(self.version, {key: folder / name for key, folder in self.folders.items()}, self.ender)
+    def child(self, name: str, *, share_cpu: bool = False) -> Group:
+        """A new group below this one. v2 hands controllers down to it. With `share_cpu`, v1 leaves CPU time to this
+        group: joining a child costs a slice of it."""
+        folders = {key: folder / name for key, folder in self.folders.items()}
+        if share_cpu and self.version == 1:
+            folders["cpu"] = self.folders["cpu"]
+        made = Group(self.version, folders, self.ender)
         if self.version == 2:
             _write(self.folders["memory"] / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
         for folder in dict.fromkeys(made.folders.values()):
-            folder.mkdir()
+            if folder not in self.folders.values():
+                folder.mkdir()
         return made
 
     def limit_memory(self, size: int) -> None:
@@ -66,8 +71,12 @@ class Group:
 
     @property
     def procs(self) -> list[Path]:
-        """The files to which a process writes `0` to join."""
-        return [folder / "cgroup.procs" for folder in dict.fromkeys(self.folders.values())]
+        """The files to which a process of one thread writes `0` to join. v1 moves a thread (`tasks`) without waiting
+        for every processor of the machine."""
+        return [
+            folder / ("cgroup.procs" if self.version == 2 or key == "unified" else "tasks")
+            for folder, key in {folder: key for key, folder in self.folders.items()}.items()
+        ]
 
     def members(self) -> set[int]:
         return {int(line) for line in (self.folders[self.ender] / "cgroup.procs").read_text().split()}

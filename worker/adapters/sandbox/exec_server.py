@@ -23,9 +23,7 @@ _FAILED = 125
 
 def _receive(server: socket.socket) -> tuple[bytes, list[int]]:
     fds = array.array("i")
-    # Closed on exec: a command that inherited them would hold the files of its control groups open for writing.
-    space = socket.CMSG_SPACE(16 * fds.itemsize)
-    data, ancillary, _, _ = server.recvmsg(4096, space, socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = server.recvmsg(4096, socket.CMSG_SPACE(16 * fds.itemsize), socket.MSG_CMSG_CLOEXEC)
     for level, kind, value in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(value[: len(value) - len(value) % fds.itemsize])

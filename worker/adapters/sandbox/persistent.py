@@ -54,6 +54,7 @@ class Server:
         self._own = own
         self._number = 0
         self.alive = True
+        self._inner: list[int] = []
         self._socket, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         code = Path(exec_server.__file__).read_text()
         try:
@@ -89,11 +90,14 @@ class Server:
             raise
         # bubblewrap outside and the server: anything else that turns up here has no business to be.
         self._members = own.members()
+        for pid in self._members - {self._outer.pid}:
+            with suppress(ProcessLookupError):
+                self._inner.append(os.pidfd_open(pid))
 
     def _greet(self) -> None:
         with ExitStack() as stack:
             fds = []
-            for path in self._command.procs:
+            for path in (path for path in self._command.procs if path not in self._own.procs):
                 fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
                 stack.callback(os.close, fds[-1])
             self._send(fds)
@@ -217,13 +221,19 @@ class Server:
         raise SandboxUnavailable("the sandbox's server answered for another command")
 
     def close(self) -> None:
-        """Kill it with everything in it."""
+        """Kill it with everything in it. The first process inside goes first, so that bubblewrap reaps it: who
+        reaps orphans here may take its time, and they count as processes of the group until then."""
         self.alive = False
         self._socket.close()
+        while self._inner:
+            fd = self._inner.pop()
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(fd, signal.SIGKILL)
+            os.close(fd)
         outer = getattr(self, "_outer", None)
         if outer is not None:
-            with suppress(ProcessLookupError):
-                outer.send_signal(signal.SIGKILL)
+            with suppress(subprocess.TimeoutExpired):
+                outer.wait(timeout=1.0)
             self._own.kill()
             self._command.kill()
             outer.wait()

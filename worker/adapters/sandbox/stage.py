@@ -8,34 +8,28 @@ exists only through a descriptor of ours: nothing has to be unmounted, and the h
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Thread
 
 from worker.adapters.sandbox.process import Launch
 from worker.errors import IsolationMissing, SandboxUnavailable
 
 _PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var")
 _TOOL_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
-# Arguments: the place, the options of the quota's file system or nothing, then pairs of a name below the place and
-# the host path to mount there.
+_CLONE_NEWNS = 0x00020000
+_MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+# Arguments: the place, the options of the quota's file system.
 _SCRIPT = """set -e
-place=$1; quota=$2; shift 2
-mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$place"
-if [ -n "$quota" ]; then
-  mkdir "$place/quota"
-  mount -n -t tmpfs -o "$quota" devstral-fix "$place/quota"
-  mkdir "$place/quota/upper" "$place/quota/work"
-  chown --reference="$place/quota" "$place/quota/upper" "$place/quota/work"
-fi
-while [ $# -gt 0 ]; do
-  mkdir -p "$place/$1"
-  mount -n --bind "$2" "$place/$1"
-  shift 2
-done
+mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$1"
+mkdir "$1/quota"
+mount -n -t tmpfs -o "$2" devstral-fix "$1/quota"
+mkdir "$1/quota/upper" "$1/quota/work"
 echo ready
 read -r _
 """
@@ -89,11 +83,9 @@ def make(sources: Iterable[Path], uid: int | None, quota: Quota | None = None) -
     """A view of directories for `uid` (None: the service's own, which sees what the service sees). With `quota`, the
     view has a file system in memory at `place`/quota, which goes when the view and its last sandbox are gone."""
     view = View(uid)
-    if uid is None and quota is None:
-        return view
     if uid is None:
-        place = _place(sources)
-        _namespace(view, place, [], Path(place), quota)
+        if quota is not None:
+            _mount_as_plain_user(view, _place(sources), quota)
         return view
     paths = [source.resolve() for source in sources]
     for path in paths:
@@ -111,23 +103,72 @@ def make(sources: Iterable[Path], uid: int | None, quota: Quota | None = None) -
             if other.parent == path.parent:
                 names[path] = f"{number}/{path.name}"
                 break
-    arguments = [word for path, name in names.items() for word in (name, str(path))]
-    _namespace(view, place, arguments, paths[0], quota)
+    _mount(view, place, {names[path]: path for path in hidden}, quota)
     view.seen = {path: f"{place}/{name}" for path, name in names.items()}
     return view
 
 
-def _namespace(view: View, place: str, arguments: list[str], example: Path, quota: Quota | None) -> None:
-    plain = view.uid is None
-    options = ""
-    if quota is not None:
-        owner = 0 if plain else view.uid
-        options = f"mode=0700,size={quota.size},nr_inodes={quota.inodes},uid={owner},gid={owner},nosuid,nodev"
-    user = ("--user", "--map-root-user") if plain else ()
+def _mount(view: View, place: str, names: Mapping[str, Path], quota: Quota | None) -> None:
+    """As root, in a thread: a mount namespace belongs to a thread, and this one ends with its own."""
+    failed: list[OSError] = []
+
+    def work() -> None:
+        try:
+            _call("unshare", _CLONE_NEWNS)
+            _call("mount", None, b"/", None, _MS_REC | _MS_PRIVATE, None)
+            _tmpfs(place, "mode=0755,size=1m")
+            for name, source in names.items():
+                target = Path(place, name)
+                target.mkdir(parents=True)
+                target.parent.chmod(0o755)
+                _call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND, None)
+            view.place = place
+            if quota is not None:
+                view.quota = _quota(place, quota, view.uid or 0)
+            view.namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as e:
+            failed.append(e)
+
+    thread = Thread(target=work)
+    thread.start()
+    thread.join()
+    if failed:
+        example = next(iter(names.values()), Path(place))
+        raise IsolationMissing(
+            f"a sandbox of another uid can't reach {example}, and this root may not mount ({failed[0]}): "
+            f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
+        )
+
+
+def _quota(place: str, quota: Quota, uid: int) -> int:
+    folder = Path(place, "quota")
+    folder.mkdir()
+    _tmpfs(str(folder), f"mode=0700,size={quota.size},nr_inodes={quota.inodes},uid={uid},gid={uid}")
+    for name in ("upper", "work"):
+        (folder / name).mkdir()
+        (folder / name).chmod(0o755)
+        os.chown(folder / name, uid, uid)
+    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _tmpfs(target: str, options: str) -> None:
+    _call("mount", b"devstral-fix", target.encode(), b"tmpfs", _MS_NOSUID | _MS_NODEV, options.encode())
+
+
+def _call(name: str, *arguments: object) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if getattr(libc, name)(*arguments) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{name}: {os.strerror(number)}")
+
+
+def _mount_as_plain_user(view: View, place: str, quota: Quota) -> None:
+    """In a user namespace, which only a process of one thread can make."""
+    options = f"mode=0700,size={quota.size},nr_inodes={quota.inodes},nosuid,nodev"
     with subprocess.Popen(
         [
-            *(_tool("unshare"), *user, "--mount", "--propagation", "private"),
-            *("/bin/sh", "-c", _SCRIPT, "sh", place, options, *arguments),
+            *(_tool("unshare"), "--user", "--map-root-user", "--mount", "--propagation", "private"),
+            *("/bin/sh", "-c", _SCRIPT, "sh", place, options),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -144,18 +185,11 @@ def _namespace(view: View, place: str, arguments: list[str], example: Path, quot
             held = f"/proc/{process.pid}"
             view.place = place
             view.namespace = os.open(f"{held}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
-            if plain:
-                view.user_namespace = os.open(f"{held}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            if quota is not None:
-                view.quota = os.open(f"{held}/root{place}/quota", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            view.user_namespace = os.open(f"{held}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+            view.quota = os.open(f"{held}/root{place}/quota", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             return
         reason = process.stderr.read().decode("utf-8", "replace").strip()
-    if plain:
-        raise IsolationMissing(f"a workspace of limited size can't be mounted here ({reason})")
-    raise IsolationMissing(
-        f"a sandbox of another uid can't reach {example}, and this root may not mount ({reason}): "
-        f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
-    )
+    raise IsolationMissing(f"a workspace of limited size can't be mounted here ({reason})")
 
 
 def walkable(path: Path) -> bool:

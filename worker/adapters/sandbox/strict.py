@@ -24,7 +24,7 @@ from worker.adapters.sandbox.stage import View
 from worker.adapters.sandbox.workspace import Files
 
 _SERVER_BYTES = 128 << 20
-_SERVER_PROCESSES = 12
+_SERVER_PROCESSES = 32
 
 
 @dataclass
@@ -46,10 +46,10 @@ class Limited:
         self.memory = limits.memory_bytes
         self.group = group
         group.limit_cpus(limits.cpus)
-        self.server = group.child("server")
+        self.server = group.child("server", share_cpu=True)
         self.server.limit_memory(_SERVER_BYTES)
         self.server.limit_processes(_SERVER_PROCESSES)
-        self.command = group.child("command")
+        self.command = group.child("command", share_cpu=True)
         self.command.limit_memory(self.memory)
         self.command.limit_processes(limits.processes)
 

@@ -1,0 +1,388 @@
+"""Level strict: limits that are told truthfully, a sandbox that lasts, a server that lies, and quick snapshots."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from agent.protocols import ExecStatus, Isolation
+from tests.sandboxes import git, place, python, sh
+from worker.adapters.sandbox import bases as bases_module
+from worker.adapters.sandbox import cgroup, persistent, scripts
+from worker.adapters.sandbox.bases import Bases
+from worker.errors import IsolationMissing, SandboxUnavailable
+
+ROOT = os.geteuid() == 0
+
+
+@pytest.fixture(scope="module")
+def box(tmp_path_factory):
+    try:
+        return place(
+            tmp_path_factory.mktemp("strict"), isolation=Isolation.STRICT, cgroup=os.environ.get("TEST_CGROUP")
+        )
+    except IsolationMissing as e:
+        pytest.skip(str(e))
+
+
+@pytest.fixture
+def session(box):
+    with box.session() as session:
+        yield session
+
+
+# -- limits -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_bomb_is_told_as_pids_and_leaves_nothing(box):
+    with box.session(processes=40) as session:
+        done = sh(session, "n=0; while [ $n -lt 200 ]; do sleep 60 & n=$((n+1)); done; wait", timeout=20)
+        assert (done.status, done.returncode) == (ExecStatus.PIDS, None)
+        assert session._limited.command.members() == set()
+        assert sh(session, "echo on").stdout.text == "on\n"
+    subprocess.run(["true"], check=True)
+
+
+def test_memory_of_all_processes_is_limited_and_told_as_oom(box):
+    with box.session(memory_bytes=256 << 20) as session:
+        code = "b = bytearray(10 << 30)\nfor at in range(0, len(b), 4096): b[at] = 1"
+        done = session.exec(["python3", "-c", code], timeout=60)
+        assert (done.status, done.returncode) == (ExecStatus.OOM, None)
+        assert sh(session, "echo on").stdout.text == "on\n"
+        piece = "b = bytearray(120 << 20)\nfor at in range(0, len(b), 4096): b[at] = 1\nimport time; time.sleep(20)"
+        together = sh(
+            session,
+            "".join(f"python3 -c '{piece}' & p{n}=$!; " for n in range(3)) + "wait $p0 && wait $p1 && wait $p2",
+            timeout=60,
+        )
+        assert together.status is ExecStatus.OOM
+
+
+def test_cpu_time_is_limited(box):
+    with box.session(cpus=0.5) as session:
+        burn = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 2; times | tail -1; kill 0"
+        started = time.monotonic()
+        before = _cpu_seconds(session)
+        sh(session, burn, timeout=3.0)
+        used, lasted = _cpu_seconds(session) - before, time.monotonic() - started
+        assert used / lasted <= 0.6
+
+
+def _cpu_seconds(session) -> float:
+    """Of the group's members that are throttled: v1 counts periods and throttled time in the cpu hierarchy."""
+    folder = session._limited.group.folders["cpu"]
+    fields = dict(line.split() for line in (folder / "cpu.stat").read_text().splitlines())
+    if "usage_usec" in fields:
+        return int(fields["usage_usec"]) / 1e6
+    return int(fields["nr_periods"]) * 0.05  # each period of 0.1 s gives at most its quota of 0.05 s
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "head -c 100000000 /dev/zero >big",
+        "i=0; while head -c 1000000 /dev/zero >f$i; do i=$((i+1)); done; false",
+        "mkdir d; cd d; i=0; while : >$i; do i=$((i+1)); done 2>/dev/null; false",
+    ],
+    ids=["one file", "many files", "inodes"],
+)
+def test_the_workspace_is_limited_and_the_host_keeps_its_room(box, script):
+    place = box.sandbox._root
+    with box.session(disk_bytes=8 << 20) as session:
+        before = os.statvfs(place).f_bfree
+        done = sh(session, script, timeout=60)
+        assert (done.status, done.returncode) == (ExecStatus.DISK, None)
+        assert abs(os.statvfs(place).f_bfree - before) * os.statvfs(place).f_frsize < 256 << 20  # others write, too
+        session.reset(box.tree)
+        assert sh(session, "echo x >x").status is ExecStatus.EXIT
+
+
+def test_files_do_not_eat_the_memory_of_later_commands(box):
+    with box.session(memory_bytes=128 << 20, disk_bytes=300 << 20) as session:
+        for name in "ab":
+            assert sh(session, f"head -c 100000000 /dev/zero >{name}").status is ExecStatus.EXIT
+        assert sh(session, "python3 -c 'bytearray(60 << 20)'").status is ExecStatus.EXIT
+
+
+@pytest.mark.parametrize("ending", ["exit 0", "sleep 600"])
+def test_survivors_are_killed_with_the_commands_group(session, ending):
+    tail = "import os, time\nfor _ in range(2):\n    if os.fork(): os._exit(0)\n    os.setsid()\ntime.sleep(600)"
+    script = f"trap '' TERM INT HUP; setsid sleep 600 & nohup sleep 600 & python3 -c '{tail}'; {ending}"
+    sh(session, script, timeout=1.5)
+    assert session._limited.command.members() == set()
+    assert sh(session, "ls /proc | grep -c '^[0-9]'").stdout.text.strip() == "4"  # the server, sh, ls, grep
+
+
+# -- a sandbox that lasts -----------------------------------------------------------------------------------------------
+
+
+def test_files_last_and_processes_do_not(session):
+    sh(session, "echo kept >/tmp/a; echo kept >~/b; echo kept >c; sleep 600 &")
+    assert (
+        sh(session, "cat /tmp/a ~/b c; ps ax 2>/dev/null | grep -c '[s]leep 600'").stdout.text == "kept\n" * 3 + "0\n"
+    )
+
+
+def test_a_session_survives_killed_commands(session):
+    for _ in range(3):
+        assert sh(session, "kill -9 -1; kill -9 1; sleep 60", timeout=0.3).status in set(ExecStatus)
+    assert sh(session, "sleep 60", timeout=0.0001).status is ExecStatus.TIMEOUT
+    assert sh(session, "echo on").stdout.text == "on\n"
+
+
+def test_commands_cannot_open_the_server(session):
+    code = "import os\nfor n in ('mem', 'fd', 'environ'):\n"
+    code += "    try: (os.listdir if n == 'fd' else open)(f'/proc/1/{n}'); print('open')\n"
+    code += "    except OSError as e: print(type(e).__name__)"
+    assert python(session, code).split() == ["PermissionError"] * 3
+
+
+def test_a_command_cannot_leave_its_group(session):
+    assert sh(session, "ls -d /sys/fs/cgroup; find / -name cgroup.procs 2>/dev/null; true").stdout.text == ""
+    assert sh(session, "ls /proc/self/fd").stdout.text.split() == ["0", "1", "2", "3"]  # 3 is the listing itself
+
+
+def test_a_sandbox_outlives_the_thread_that_opened_it(box):
+    made: list = []
+    opener = threading.Thread(target=lambda: made.append(box.sandbox.open(_spec(box))))
+    opener.start()
+    opener.join()
+    try:
+        assert sh(made[0], "echo on").stdout.text == "on\n"
+    finally:
+        made[0].close()
+
+
+def _spec(box):
+    from agent.protocols import SandboxSpec
+
+    return SandboxSpec(git_dir=box.git_dir, tree=box.commit)
+
+
+def test_two_sessions_on_one_base_cannot_reach_each_other(box):
+    with box.session() as one, box.session() as two:
+        sh(one, "echo mine >mine; echo mine >/tmp/mine; echo changed >>app.py; chmod 777 . mine")
+        found = sh(two, "cat mine /tmp/mine; find / -name mine 2>/dev/null; kill -9 -1; git status --short")
+        assert "mine" not in found.stdout.text
+        assert two.snapshot() == box.tree
+        assert one.snapshot() != box.tree
+    base = next(path for path in (box.sandbox._root / "bases").iterdir() if path.is_dir())
+    assert "changed" not in (base / "workspace" / "app.py").read_text()
+    assert (box.sandbox._root / "bases").stat().st_mode & 0o777 == 0o700
+
+
+# -- a server that lies -------------------------------------------------------------------------------------------------
+
+LIES = {
+    "garbage": 'server.send(b"\\xff{")',
+    "huge": 'server.send(b"[" * 100000)',
+    "deep": 'server.send(b"[" * 4000)',
+    "other": 'server.send(b\'{"id": 77, "code": 0}\')',
+    "bad code": 'server.send(b\'{"id": 1, "code": 1e400}\')',
+    "gone": "os._exit(0)",
+    "silent": "import time; time.sleep(600)",
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_lying_server_is_bounded(box, monkeypatch, tmp_path, lie):
+    monkeypatch.setattr(persistent, "_END_SECONDS", 0.5)
+    with box.session() as session:
+        honest = Path(persistent.exec_server.__file__).read_text()
+        wrong = honest.replace(
+            "                pid = os.fork()\n", f"                {LIES[lie]}\n                continue\n"
+        )
+        assert wrong != honest
+        (tmp_path / "server.py").write_text(wrong)
+        with monkeypatch.context() as patch:
+            patch.setattr(persistent.exec_server, "__file__", str(tmp_path / "server.py"))
+            session.reset(box.tree)
+        started = time.monotonic()
+        with pytest.raises(SandboxUnavailable):
+            sh(session, "echo hi", timeout=1.0)
+        assert time.monotonic() - started < 10
+        assert session._limited.server.members() == session._limited.command.members() == set()
+        assert sh(session, "echo honest").stdout.text == "honest\n"  # a new server, on the same files
+
+
+def test_processes_beside_the_server_are_found(box, monkeypatch, tmp_path):
+    with box.session() as session:
+        honest = Path(persistent.exec_server.__file__).read_text()
+        wrong = honest.replace(
+            "                pid = os.fork()\n",
+            "                if os.fork() == 0: signal.pause()\n                pid = os.fork()\n",
+        )
+        (tmp_path / "server.py").write_text(wrong)
+        with monkeypatch.context() as patch:
+            patch.setattr(persistent.exec_server, "__file__", str(tmp_path / "server.py"))
+            session.reset(box.tree)
+        with pytest.raises(SandboxUnavailable, match="hid"):
+            sh(session, "echo hi")
+        assert session._limited.server.members() == set()
+
+
+# -- snapshots ----------------------------------------------------------------------------------------------------------
+
+TREE = {f"d{n}/{name}": f"{n} {name}\n" * 3 for n in range(6) for name in ("a", "b.txt", "deep/c", "deep/er/d")}
+TREE |= {".gitignore": "*.o\n/out/\n", "d1/.gitignore": "local\n", "top": "top\n", "x y": "space\n", "*": "star\n"}
+CHANGES = (
+    """
+echo more >>{f} | rm -f {f} | chmod +x {f} | rm -rf {d} | rm -rf {d}; echo file >{d} | rm -f {f}; mkdir -p {f}/in; echo 1 >{f}/in/x
+mv {d} moved{n} | mv {d}/deep {d}/other{n} | rm -f {f}; ln -s ../top {f} | ln -s nowhere link{n} | mkfifo {d}/pipe{n}
+echo o >{d}/x{n}.o | mkdir -p out; echo o >out/{n} | echo l >d1/local | mkdir -p {d}/empty{n} | mkdir -p n{n}; git init -q n{n}; echo 1 >n{n}/f
+git init -q {d}; echo 1 >{d}/g | git init -q r{n}; cd r{n}; echo 1 >f; git add f; git -c user.name=a -c user.email=b commit -qm x
+rm -rf {d}; mkdir -p {d}/deep; echo new >{d}/deep/c | echo u >u{n}; chmod 000 u{n} | mkdir -p l{n}; echo 1 >l{n}/f; chmod 000 l{n} | chmod 000 {d}
+echo '*.txt' >>.gitignore | rm -f .gitignore | echo '!x*.o' >>d1/.gitignore | echo '* text eol=crlf' >.gitattributes
+printf 'a\\r\\nb\\r\\n' >crlf{n} | touch {f} | cp -r d2 copy{n} | git mv top top{n} | git checkout -q -- . | git add -A | mkdir -p __pycache__; echo 1 >__pycache__/a.pyc
+rm -f '*' | echo 1 >'*' | echo 1 >':(exclude)a' | echo 1 >"$(printf 'new\\nline')" | rm -rf .git | echo 1 >'-n'
+""".replace("\n", " | ")
+    .strip(" |")
+    .split(" | ")
+)
+
+
+@pytest.fixture(scope="module")
+def varied(tmp_path_factory):
+    try:
+        return place(
+            tmp_path_factory.mktemp("varied"), TREE, isolation=Isolation.STRICT, cgroup=os.environ.get("TEST_CGROUP")
+        )
+    except IsolationMissing as e:
+        pytest.skip(str(e))
+
+
+def _slow(session, monkeypatch) -> str:
+    with monkeypatch.context() as patch:
+        patch.setattr(scripts, "SNAPSHOT_CHANGED", scripts.SNAPSHOT)
+        return session.snapshot()
+
+
+def test_each_change_is_seen_as_the_slow_way_sees_it(varied, monkeypatch):
+    with varied.session() as session:
+        for n, change in enumerate(CHANGES):
+            sh(session, change.format(f="d3/deep/c", d="d3", n=n))
+            assert session.snapshot() == _slow(session, monkeypatch), change
+            session.reset(varied.tree)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_many_changes_are_seen_as_the_slow_way_sees_them(varied, monkeypatch, seed):
+    choose = random.Random(seed)
+    with varied.session() as session:
+        for step in range(4):
+            script = []
+            for n in range(5):
+                folder = f"d{choose.randrange(6)}"
+                name = choose.choice([f"{folder}/a", f"{folder}/b.txt", f"{folder}/deep/c", "top", "'x y'"])
+                script.append(f"({choose.choice(CHANGES).format(f=name, d=folder, n=step * 10 + n)})")
+            sh(session, "\n".join(script))
+            assert session.snapshot() == _slow(session, monkeypatch), "\n".join(script)
+
+
+# -- bases and groups ---------------------------------------------------------------------------------------------------
+
+
+def test_bases_are_shared_bounded_and_kept_while_used(tmp_path):
+    bases = Bases(tmp_path / "bases", count=2)
+    made = []
+
+    def fill(folder: Path) -> None:
+        made.append(folder)
+        (folder / "workspace").mkdir()
+
+    first = bases.take(["one"], fill)
+    threads = [threading.Thread(target=lambda: bases.take(["two"], fill).release()) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(made) == 2
+    for name in ("three", "four", "five"):
+        bases.take([name], fill).release()
+    assert first.workspace.is_dir()
+    assert len([path for path in (tmp_path / "bases").iterdir() if path.is_dir()]) <= 4
+    first.release()
+    bases.take(["six"], fill).release()
+    assert not first.workspace.is_dir()
+
+    def broken(folder: Path) -> None:
+        raise OSError("full")
+
+    with pytest.raises(OSError, match="full"):
+        bases.take(["seven"], broken)
+    assert not list((tmp_path / "bases").glob("making-*"))
+    assert bases_module._size(tmp_path) > 0
+
+
+V2 = "cgroup2 {0} cgroup2 rw 0 0\n"
+
+
+def test_v2_limits_are_written_as_the_kernel_reads_them(tmp_path):
+    """On a fake: our kernel binds the controllers to v1, so v2 was never tried for real."""
+    group = cgroup.Group(2, dict.fromkeys(("memory", "pids", "cpu", "unified"), tmp_path / "g"), "unified")
+    (tmp_path / "g").mkdir()
+    for name in ("memory.max", "memory.swap.max", "pids.max", "cpu.max", "cgroup.subtree_control", "cgroup.kill"):
+        (tmp_path / "g" / name).write_text("")
+    (tmp_path / "g" / "cgroup.procs").write_text("")
+    (tmp_path / "g" / "memory.events").write_text("low 0\noom 3\noom_kill 2\n")
+    (tmp_path / "g" / "pids.events").write_text("max 5\n")
+    group.limit_memory(1 << 20)
+    group.limit_processes(7)
+    group.limit_cpus(1.5)
+    group.child("below")
+    group.kill()
+    read = {path.name: path.read_text() for path in (tmp_path / "g").iterdir() if path.is_file()}
+    assert read["memory.max"] == "1048576"
+    assert read["memory.swap.max"] == "0"
+    assert read["pids.max"] == "7"
+    assert read["cpu.max"] == "150000 100000"
+    assert read["cgroup.subtree_control"] == "+memory +pids +cpu"
+    assert (tmp_path / "g" / "below").is_dir()
+    assert (group.oom_kills, group.refused_forks) == (2, 5)
+    assert group.procs == [tmp_path / "g" / "cgroup.procs"]
+
+
+def test_without_control_groups_strict_refuses_with_the_command_that_mends_it(tmp_path):
+    with pytest.raises(IsolationMissing, match=r"memory, pids, cpu here; as root: mkdir .* && mount -t cgroup"):
+        cgroup.find(mounts="", own="")
+    (tmp_path / "cgroup.controllers").write_text("memory pids cpu io")
+    (tmp_path / "cgroup.subtree_control").write_text("")
+    with pytest.raises(IsolationMissing, match=r"Delegate=yes"):
+        cgroup.find(mounts=V2.format(tmp_path), own="0::/\n")
+
+
+@pytest.mark.skipif(not ROOT, reason="makes a group in the freezer hierarchy")
+def test_pure_v1_kills_by_freezing():
+    hybrid = cgroup.find()
+    mounts = "\n".join(line for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup2 " not in line)
+    if hybrid.base.version != 1 or "freezer" not in mounts:
+        pytest.skip("the controllers are not of v1 here")
+    group = cgroup.find(mounts=mounts).make()
+    assert group.ender == "freezer"
+    try:
+        script = f"{persistent.JOIN}"
+        bomb = "for i in 1 2 3 4 5 6; do (while :; do sleep 0.001; done) & done; echo up; wait"
+        with subprocess.Popen(
+            ["sh", "-c", script, "sh", *map(str, group.procs), "--", "sh", "-c", bomb], stdout=subprocess.PIPE
+        ) as process:
+            assert process.stdout.readline() == b"up\n"
+            group.kill()
+        assert group.members() == set()
+    finally:
+        group.remove()
+
+
+def test_groups_of_dead_processes_are_swept(box):
+    base = box.sandbox._groups.base
+    dead = base.child("999999999-1-abc")
+    box.sandbox._groups.sweep()
+    assert not any(folder.exists() for folder in dead.folders.values())
