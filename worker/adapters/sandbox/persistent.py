@@ -7,8 +7,8 @@ server inside only says when a command's first process ended, and a lie there en
 from __future__ import annotations
 
 import array
-import json
 import os
+import re
 import selectors
 import signal
 import socket
@@ -28,7 +28,8 @@ from worker.errors import SandboxUnavailable
 
 _START_SECONDS = 30.0
 _CANCEL_POLL = 0.05
-_FRAME = 4096
+_FRAME = 64
+_ANSWER = re.compile(rb"([0-9]{1,15}) ([0-9]{1,3})")
 _END_SECONDS = 5.0
 _END_POLL = 0.02
 
@@ -129,7 +130,7 @@ class Server:
                     ends.callback(os.close, end)
                 with ends:
                     source = memory(stack, stdin or b"")
-                    words = memory(stack, json.dumps(list(program)).encode())
+                    words = memory(stack, b"".join(os.fsencode(word) + b"\0" for word in program))
                     self._number += 1
                     self._send([words, source, out_end, err_end])
                 streams = {out: Stream(keep), err: Stream(keep if keep_stderr is None else keep_stderr)}
@@ -199,7 +200,7 @@ class Server:
     def _send(self, fds: Sequence[int]) -> None:
         rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
         try:
-            self._socket.sendmsg([json.dumps({"id": self._number}).encode()], rights)
+            self._socket.sendmsg([b"%d" % self._number], rights)
         except OSError as e:
             raise SandboxUnavailable(f"the sandbox's server is gone: {e}") from e
 
@@ -207,13 +208,10 @@ class Server:
         """The return code; None for a command that was killed before (`late` allows those)."""
         if not frame:
             raise SandboxUnavailable("the sandbox's server is gone")
-        try:
-            said = json.loads(frame) if len(frame) <= _FRAME else {}
-            number, code = said["id"], said["code"]
-        except (ValueError, TypeError, KeyError, RecursionError):
-            number = code = None
-        if type(number) is not int or type(code) is not int or not 0 <= code <= 255:
+        found = _ANSWER.fullmatch(frame)
+        if found is None or int(found[2]) > 255:
             raise SandboxUnavailable("the sandbox's server answered nonsense")
+        number, code = int(found[1]), int(found[2])
         if number == self._number:
             return code
         if late and 0 < number < self._number:
