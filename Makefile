@@ -28,7 +28,7 @@ endef
 install = if command -v uv && uv pip install --quiet --python $(PYTHON) --require-hashes -r $(1); then :; \
 	else $(PYTHON) -m pip install --quiet --require-hashes -r $(1); fi
 
-.PHONY: help setup demo test lint up lock bench-control-plane clean
+.PHONY: help setup demo test test-attacks lint up lock bench-control-plane bench-sandbox clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -40,7 +40,10 @@ demo: setup ## The whole way of one issue, on this machine. MODEL=openai:URL#NAM
 	@$(BIN)/devstral-fix demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 test: setup ## All tests. ARGS="-k word" and the like go to pytest.
-	@$(PYTHON) -m pytest -q -n 2 --dist=loadgroup $(ARGS)
+	@$(PYTHON) -m pytest -q -n 2 --dist=loadgroup --ignore=tests/attacks $(ARGS)
+
+test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
+	@$(PYTHON) -m tests.attacks $(ARGS)
 
 lint: setup ## Format, rules, types, directions of imports, schema, compose file, locks.
 	@$(PYTHON) .ci/lint.py
@@ -50,6 +53,9 @@ up: setup ## Everything on this machine: servers, API, workers. ARGS="--isolatio
 
 bench-control-plane: setup ## Speed of webhook and queue; writes docs/benchmarks/control-plane.json.
 	@$(BIN)/devstral-fix bench control-plane $(ARGS)
+
+bench-sandbox: setup ## Speed of sandboxes and snapshots; writes docs/benchmarks/sandbox.json.
+	@$(BIN)/devstral-fix bench sandbox $(ARGS)
 
 lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and package-lock.json (needs npm).
 	@set -x; compile="uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -10,6 +10,8 @@ import pytest
 from agent.protocols import SandboxLimits
 from worker.adapters.sandbox import command, probe, seccomp
 from worker.adapters.sandbox.capture import Stream, readable
+from worker.adapters.sandbox.uids import span
+from worker.errors import SandboxUnavailable
 
 
 @pytest.mark.parametrize("keep", [0, 1, 7, 1000])
@@ -119,3 +121,23 @@ def test_a_refused_namespace_names_what_mends_it(monkeypatch):
     monkeypatch.setattr(probe, "_sysctl", lambda _: None)
     assert "container" in probe.userns_hint("creating new namespace failed")
     assert "Can't find" in probe.userns_hint("Can't find source path")
+
+
+def test_the_call_numbers_are_those_of_libseccomp():
+    """Our table against the library's, for both machines, where it can be loaded."""
+    pyseccomp = pytest.importorskip("pyseccomp", reason="libseccomp.so.2 is not here", exc_type=Exception)
+    for arch, column in ((pyseccomp.Arch.X86_64, 0), (pyseccomp.Arch.AARCH64, 1)):
+        for name, numbers in seccomp.DENIED.items():
+            known = pyseccomp.resolve_syscall(arch, name)
+            known = known.decode() if isinstance(known, bytes) else known
+            if isinstance(known, int) and known >= 0:
+                assert numbers[column] == known, name
+            elif numbers[column] is not None:
+                assert name in {"quotactl_fd", "mount_setattr"}, f"{name}: the library is older than the call"
+
+
+def test_uids_come_from_what_is_mapped():
+    assert len(span("0 0 4294967295")) == 1 << 20
+    assert span("0 0 1\n1 100000 65536")[-1] < 65_534
+    with pytest.raises(SandboxUnavailable):
+        span("0 1000 1")

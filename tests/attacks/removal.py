@@ -1,0 +1,111 @@
+"""Take one defence away, for a test: an option of bubblewrap, a call of the filter, a limit, the uid drop."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+
+import pytest
+
+from tests.sandboxes import Place
+from worker.adapters.sandbox import command, process, seccomp
+
+Edit = Callable[[list[str]], list[str]]
+
+
+def hardening(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    """Without these groups of `command.hardening`."""
+    left = {name: words for name, words in command.hardening().items() if name not in names}
+    monkeypatch.setattr(command, "hardening", lambda: left)
+
+
+def options(monkeypatch: pytest.MonkeyPatch, edit: Edit) -> None:
+    """With the bubblewrap command line changed, wherever the sandbox's modules hold the function that makes it."""
+    original = command.options
+
+    def changed(*args, **more):
+        return edit(original(*args, **more))
+
+    for name, module in list(sys.modules.items()):
+        if name.startswith("worker.adapters.sandbox") and getattr(module, "options", None) is original:
+            monkeypatch.setattr(module, "options", changed)
+
+
+def drop(*words: str) -> Edit:
+    """Removes each place where `words` follow one another; it must be there."""
+
+    def edit(line: list[str]) -> list[str]:
+        at = [i for i in range(len(line)) if tuple(line[i : i + len(words)]) == words]
+        assert at, f"{words} is no part of the bubblewrap command"
+        for i in reversed(at):
+            line = [*line[:i], *line[i + len(words) :]]
+        return line
+
+    return edit
+
+
+def unsized(target: str) -> Edit:
+    """A temporary filesystem without its `--size`."""
+
+    def edit(line: list[str]) -> list[str]:
+        at = next(i for i in range(len(line)) if line[i : i + 2] == ["--tmpfs", target])
+        size = max(i for i in range(at) if line[i] == "--size")
+        return [*line[:size], *line[size + 2 :]]
+
+    return edit
+
+
+def writable(prefix: str) -> Edit:
+    """Read-only mounts below `prefix` inside, made writable."""
+
+    def edit(line: list[str]) -> list[str]:
+        found = [i for i in range(len(line) - 2) if line[i] == "--ro-bind" and line[i + 2].startswith(prefix)]
+        assert found
+        return ["--bind" if i in found else word for i, word in enumerate(line)]
+
+    return edit
+
+
+def permit(box: Place, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
+    monkeypatch.setattr(box.sandbox, "_filter", seccomp.program(permit=frozenset(names)))
+
+
+def no_filter(box: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A filter that allows everything."""
+    allow = seccomp._Assembler()
+    allow.add(seccomp._RETURN, seccomp._ALLOW)
+    monkeypatch.setattr(box.sandbox, "_filter", allow.bytes())
+
+
+def uid_drop(box: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(box.sandbox, "_drop", False)
+
+
+def ulimits(monkeypatch: pytest.MonkeyPatch, position: int, value: int) -> None:
+    """One of the prelude's limits (file size, data, processes, descriptors) raised out of the way."""
+    original = command._ulimits
+
+    def changed(limits) -> list[str]:
+        found = original(limits)
+        found[position] = str(value)
+        return found
+
+    monkeypatch.setattr(command, "_ulimits", changed)
+
+
+def empty_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """bubblewrap is started with a variable of the service's."""
+
+    class Leaky(subprocess.Popen):
+        def __init__(self, argv, **more):
+            more["env"] = {**(more.get("env") or {}), name: value}
+            super().__init__(argv, **more)
+
+    real = process.subprocess
+
+    class Module:
+        def __getattr__(self, wanted: str):
+            return Leaky if wanted == "Popen" else getattr(real, wanted)
+
+    monkeypatch.setattr(process, "subprocess", Module())

