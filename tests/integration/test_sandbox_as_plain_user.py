@@ -23,7 +23,10 @@ FILES = (
 )
 
 # The filter is the same program for everybody; what depends on the user is namespaces, limits and files.
-SAME_FOR_EVERYBODY = "not filter and not family and not flood and not user_namespaces and not readable and not clone"
+SAME_FOR_EVERYBODY = (
+    "not filter and not family and not flood and not user_namespaces and not readable and not clone "
+    "and not many_changes and not lying"
+)
 
 
 @pytest.fixture
