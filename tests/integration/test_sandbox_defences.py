@@ -467,10 +467,10 @@ def test_missing_isolation_refuses_with_words(tmp_path, monkeypatch):
     tmp_path.chmod(0o700)
     if ROOT:
         with pytest.raises(IsolationMissing, match=r"chmod -R a\+rX"):
-            BwrapSandbox(tmp_path, None, bwrap=Bwrap(broken, (0, 11, 0), (tmp_path,)))
+            BwrapSandbox(tmp_path / "data", None, bwrap=Bwrap(broken, (0, 11, 0), (tmp_path,)))
     tmp_path.chmod(0o755)
     with pytest.raises(IsolationMissing, match=r"Permission denied.*as root: "):
-        BwrapSandbox(tmp_path, None, bwrap=Bwrap(broken, (0, 11, 0), (tmp_path,)))
+        BwrapSandbox(tmp_path / "data", None, bwrap=Bwrap(broken, (0, 11, 0), (tmp_path,)))
 
 
 @pytest.mark.skipif(not ROOT, reason="a plain user reaches what it owns")
