@@ -57,7 +57,7 @@ def test_memory_of_all_processes_is_limited_and_told_as_oom(box):
         done = session.exec(["python3", "-c", code], timeout=60)
         assert (done.status, done.returncode) == (ExecStatus.OOM, None)
         assert sh(session, "echo on").stdout.text == "on\n"
-        piece = "b = bytearray(120 << 20)\nfor at in range(0, len(b), 4096): b[at] = 1\nimport time; time.sleep(20)"
+        piece = "b = bytearray(120 << 20)\nfor at in range(0, len(b), 4096): b[at] = 1\nimport time; time.sleep(3)"
         together = sh(
             session,
             "".join(f"python3 -c '{piece}' & p{n}=$!; " for n in range(3)) + "wait $p0 && wait $p1 && wait $p2",
