@@ -138,8 +138,8 @@ class EgressProxy:
         host, port, verdict, carried = "", 0, "served", 0
         with contextlib.ExitStack() as stack:
             stack.callback(self._slots_free)
-            self._hold(stack, client)
             try:
+                self._hold(stack, client)
                 request, early = self._request(client, started)
                 host, port = request.host, request.port
                 upstream = self._connect(request)
