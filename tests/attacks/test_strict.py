@@ -12,7 +12,7 @@ import pytest
 
 from agent.protocols import ExecStatus
 from tests.attacks.probes import ALLOCATE, FILL, FILL_FILES, FORKS, OPEN, inside
-from tests.attacks.test_processes import alive
+from tests.attacks.test_processes import alive, wait_for
 from tests.sandboxes import sh
 from worker.adapters.sandbox import exec_server, persistent, stage
 from worker.adapters.sandbox.cgroup import Group
@@ -20,28 +20,30 @@ from worker.errors import SandboxUnavailable
 
 pytestmark = pytest.mark.parametrize("level", ["strict"], indirect=True)
 
+# A server that greets and takes one command; what it answers then comes from LIES.
 HELLO = """
-import json, os, socket, sys, time
+import os, socket, sys
 server = socket.socket(fileno=0)
 def hear():
     data, _, _, _ = server.recvmsg(4096, 4096)
     if not data: sys.exit(0)
-    return json.loads(data)["id"]
+    return int(data)
 def say(data):
     try: server.send(data)
     except OSError: pass
-number = hear()
-server.send(b'{"id": 0, "code": 0}')
+hear()
+server.send(b"0 0")
 number = hear()
 """
+TRUTH = "say(b'%d 0' % number)"
 LIES = {
-    "a huge frame": "say(b'[' * 200000)",
-    "many frames": "for _ in range(100000): say(b'{}')",
-    "nesting": "say(b'[' * 4000)",
-    "a code out of range": "say(json.dumps({'id': number, 'code': 10**30}).encode())",
-    "a code that is true": "say(json.dumps({'id': number, 'code': True}).encode())",
-    "another command's answer": "say(json.dumps({'id': number + 7, 'code': 0}).encode())",
-    "no JSON": "say(b'\\xff\\x00')",
+    "a huge frame": "say(b'1' * 200000)",
+    "many frames": "for _ in range(100000): say(b'x')",
+    "a number of 60 digits": "say(b'%d ' % number + b'9' * 60)",
+    "a code out of range": "say(b'%d 256' % number)",
+    "a negative code": "say(b'%d -1' % number)",
+    "another command's answer": "say(b'%d 0' % (number + 7))",
+    "bytes that are no number": "say(b'\\xff\\x00')",
     "no answer": "hear()",
     "its end": "sys.exit(3)",
 }
@@ -65,9 +67,17 @@ def test_a_lying_server_is_bounded(box, row, monkeypatch, tmp_path, lie):
             session.exec(["true"], timeout=1.0)
         took = time.monotonic() - started
         assert took < 8
+        # The same server is believed when it does not lie: it is the lie that was refused.
+        replaced(monkeypatch, tmp_path, HELLO + TRUTH + "\nhear()\n")
+        assert session.exec(["false"], timeout=10).returncode == 0
+        session._server.close()
         monkeypatch.undo()
         assert sh(session, "echo honest").stdout.text == "honest\n"
-    row(f"21 the server answers with {lie}", f"SandboxUnavailable, {took:.1f} s", control="the true one answers")
+    row(
+        f"21 the server answers with {lie}",
+        f"SandboxUnavailable, {took:.1f} s",
+        control="believed when it tells the truth",
+    )
 
 
 def test_a_server_that_says_nothing_at_all(box, row, monkeypatch, tmp_path):
@@ -99,7 +109,7 @@ def test_the_servers_memory_and_descriptors_are_closed(box, session, row, monkey
 def test_descriptors_of_the_server_do_not_come_along(box, row, monkeypatch, tmp_path):
     """Among them were its control groups' files, open for writing."""
     text = Path(exec_server.__file__).read_text()
-    bare = text.replace(", socket.MSG_CMSG_CLOEXEC)", ")")
+    bare = text.replace(", _socket.MSG_CMSG_CLOEXEC)", ")")
     assert bare != text
     replaced(monkeypatch, tmp_path, bare)
     with box.session() as session:
@@ -136,6 +146,7 @@ def test_what_the_kill_of_a_group_keeps_closed(box, row, monkeypatch):
         with monkeypatch.context() as patch:
             patch.setattr(Group, "kill", nothing)
             sh(session, f"setsid nohup sleep {marker} >/dev/null 2>&1 & echo ok", timeout=10)
+            wait_for(lambda: alive(f"sleep\0{marker}"), 5)  # its shell is gone before it has become `sleep`
             left = alive(f"sleep\0{marker}")
         for pid in left:
             os.kill(int(pid), signal.SIGKILL)
