@@ -114,10 +114,7 @@ def opening(bench: Bench, spec: SandboxSpec) -> list[Figure]:
         session = bench.sandbox.open(spec)
         taken.append(1000 * (time.perf_counter() - started))
         session.close()
-    return [
-        bench.figure("first session open of a commit", taken[0]),
-        bench.figure("session open", statistics.median(taken[1:]), goal=120),
-    ]
+    return [bench.figure("session open", statistics.median(taken[1:]), goal=120)]
 
 
 def snapshots(bench: Bench, spec: SandboxSpec, git_dir: Path) -> list[Figure]:
