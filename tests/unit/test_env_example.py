@@ -27,5 +27,5 @@ def test_the_values_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for name, _ in LINES:
         monkeypatch.delenv(name, raising=False)
     settings = Settings(_env_file=env_file)
-    assert settings.allow_remote_models == ("models.example.com",)
+    assert settings.allow_remote_models == ("models.example.com", "other.example.com")
     assert settings.api_token is None

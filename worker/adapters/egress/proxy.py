@@ -117,9 +117,9 @@ class EgressProxy:
                     self._threads.discard(threading.current_thread())
 
         thread = threading.Thread(target=body, name="egress", daemon=True)
-        with self._lock:
+        with self._lock:  # started before `close` can see it: a thread that never ran can't be waited for
             self._threads.add(thread)
-        thread.start()
+            thread.start()
 
     def _accept(self, listener: socket.socket) -> None:
         while True:
