@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from worker.errors import ForgeRefused
 from worker.stages import texts
 from worker.stages.ports import Comment, Forge
@@ -11,9 +13,7 @@ def set_status(forge: Forge, issue_number: int, body: str, *, comment_id: int | 
     """Show `body` in the status comment. A lost answer to an earlier try doubles nothing: the comment is looked up
     before one is made."""
     if comment_id is not None:
-        try:
+        with suppress(ForgeRefused):  # deleted by a person: find another, or make one
             return forge.edit_comment(comment_id, body)
-        except ForgeRefused:
-            pass  # deleted by a person: find another, or make one
     found = forge.find_comment(issue_number, texts.status_marker(issue_number))
     return forge.edit_comment(found.id, body) if found else forge.create_comment(issue_number, body)
