@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 
@@ -32,8 +32,13 @@ class Violation(Frozen):
     reason: str
 
 
-def check(patch: Patch, policy: HygienePolicy | None = None) -> tuple[Violation, ...]:
-    """Everything that forbids `patch`, in the order of its files; empty for a clean one."""
+def check(
+    patch: Patch, policy: HygienePolicy | None = None, *, existing: Collection[str] = ()
+) -> tuple[Violation, ...]:
+    """Everything that forbids `patch`, in the order of its files; empty for a clean one.
+
+    `existing` are the base's paths, for names that some file systems take for one and the same.
+    """
     policy = policy or HygienePolicy()
     sections = sections_by_path(patch.diff)
     found = [
@@ -45,6 +50,7 @@ def check(patch: Patch, policy: HygienePolicy | None = None) -> tuple[Violation,
             *_size_problems(change, sections.get(change.path, ""), policy),
         )
     ]
+    found += _collisions(patch, existing)
     listed = {change.path for change in patch.files}
     found += [
         Violation(path=path, rule="unlisted", reason="the diff changes a file that the file list doesn't name")
@@ -52,6 +58,11 @@ def check(patch: Patch, policy: HygienePolicy | None = None) -> tuple[Violation,
         if path not in listed
     ]
     return tuple(found)
+
+
+def printable(path: str) -> str:
+    """`path` with escapes for what a terminal or a page might act on."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in path)
 
 
 def is_test_path(path: str) -> bool:
@@ -105,7 +116,9 @@ def _path_problems(change: FileChange, policy: HygienePolicy) -> Iterator[tuple[
     if not path or path.startswith("/") or {"", ".", ".."} & set(parts):
         yield "path", "it is not a plain path inside the repository"
     if any(unicodedata.category(char) in {"Cc", "Cf", "Cs", "Zl", "Zp"} for char in path):
-        yield "path", "its name holds control or invisible characters, or is not UTF-8"
+        yield "path", "its name holds control or invisible characters"
+    if not change.utf8:
+        yield "path", "its name is not UTF-8"
     if any(_is_git_directory(part) for part in parts):
         yield "git-internals", "it lies in git's own directory"
     if parts[-1].casefold() == ".gitmodules":
@@ -114,6 +127,22 @@ def _path_problems(change: FileChange, policy: HygienePolicy) -> Iterator[tuple[
         yield "workflow", "workflows run with the repository's secrets; changing them is not allowed here"
     if any(fnmatchcase(path, glob) for glob in policy.protected):
         yield "protected", "the repository's settings protect this path"
+
+
+def _collisions(patch: Patch, existing: Collection[str]) -> Iterator[Violation]:
+    """Added paths that a file system which folds case, or composes characters, takes for another path's."""
+    gone = {change.path for change in patch.files if change.status == "D"}
+    taken = {_folded(path): path for path in existing if path not in gone}
+    for change in patch.files:
+        if change.status == "A":
+            other = taken.setdefault(_folded(change.path), change.path)
+            if other != change.path:
+                reason = f"some file systems can't tell its name from {printable(other)}"
+                yield Violation(path=change.path, rule="collision", reason=reason)
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def _mode_problems(change: FileChange, section: str) -> Iterator[tuple[str, str]]:
@@ -196,7 +225,7 @@ def _side(text: str) -> str | None:
 
 
 def _unquote(text: str) -> str:
-    """Git's C-style quoting; octal escapes are bytes of UTF-8."""
+    """Git's C-style quoting; octal escapes are bytes, shown as FileChange.path shows them where they aren't UTF-8."""
     out = bytearray()
     for match in re.finditer(r"\\([0-7]{3})|\\(.)|([^\\]+)", text, re.DOTALL):
         octal, escape, plain = match.groups()
@@ -204,4 +233,4 @@ def _unquote(text: str) -> str:
             out.append(int(octal, 8) & 0xFF)
         else:
             out += (plain or _ESCAPES.get(escape, escape)).encode(errors="surrogateescape")
-    return out.decode(errors="surrogateescape")
+    return out.decode(errors="backslashreplace")

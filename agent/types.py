@@ -172,6 +172,7 @@ class FileChange(Frozen):
     """One entry of a patch. Modes are git's (100644, 100755, 120000 symlink, 160000 gitlink); 000000 = absent."""
 
     path: str
+    utf8: bool = Field(default=True, description="False: the name is not UTF-8, and `path` shows its bytes as \\xNN")
     status: Literal["A", "M", "D", "T"]
     old_mode: str
     new_mode: str

@@ -13,7 +13,7 @@ from typing import Any
 
 from agent import evidence as rules
 from agent.evidence import Verdict
-from agent.hygiene import HygienePolicy, check
+from agent.hygiene import check
 from agent.trajectory import JsonlJournal, header
 from agent.types import Evidence, Outcome, Patch
 from worker import compose
@@ -107,7 +107,7 @@ def fix(
             )
             journal.end(attempt.result, attempt.patch)
         note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
-        refused = check(attempt.patch, HygienePolicy(allow_workflows=settings_of_repo.allow_workflow_changes))
+        refused = check(attempt.patch, settings_of_repo.hygiene, existing=repositories.list_files(git_dir, commit))
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
             return LocalFix(attempt=attempt, verdict=verdict, evidence=())

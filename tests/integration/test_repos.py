@@ -8,6 +8,7 @@ import inspect
 import os
 import socket
 import subprocess
+import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 
+from agent.hygiene import check, sections_by_path
+from agent.types import Patch
 from tests.sandboxes import git, make_source
 from worker.adapters.repos import GitRepositories
 from worker.adapters.repos import git as git_module
@@ -164,6 +167,39 @@ def test_overlay_takes_just_the_paths_named(repos, run):
     assert repos.list_files(git_dir, mixed) == ("a.py", "bin.dat", "latin.txt", "new/x")
     assert repos.read_file(git_dir, mixed, "a.py") == b"one\n"
     assert repos.overlay(git_dir, commit, tree, []) == repos.apply(git_dir, commit, "")
+
+
+ODD = [
+    b"a\nb", b"a\tb", b'"q"', b"-rf", b" ", b"..x", b"x" * 255, "\u202ecod".encode(), b"$(touch x)", b"caf\xe9.txt",
+    b"latin\xff name.txt",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("content", [b"x\n", b"caf\xe9\n"], ids=["utf-8", "latin-1"])
+def test_every_name_comes_through_a_patch(repos, run, source, content):
+    """Also names that are not UTF-8: such a change is refused later, by name, and nothing of it is lost."""
+    git_dir, commit = run
+    for name in ODD:
+        (Path(os.fsdecode(os.fsencode(source) + b"/" + name))).write_bytes(content)
+    git(source, "add", "-A")
+    tree = git(source, "write-tree")
+    with tempfile.TemporaryFile() as pack:
+        listed = subprocess.run(
+            ["git", "-C", str(source), "pack-objects", "--revs", "--stdout", "-q"],
+            input=f"{tree}\n".encode(), stdout=pack, check=True,
+        )  # fmt: skip
+        assert listed.returncode == 0
+        pack.seek(0)
+        repos.import_pack(git_dir, pack.read())
+    patch = repos.patch(git_dir, commit, tree)
+    shown = {change.path: change.utf8 for change in patch.files}
+    assert len(shown) == len(ODD)
+    assert {path for path, utf8 in shown.items() if not utf8} == {"caf\\xe9.txt", "latin\\xff name.txt"}
+    assert set(sections_by_path(patch.diff)) == set(shown)
+    assert repos.apply(git_dir, commit, patch.diff) == tree
+    assert Patch.model_validate_json(patch.model_dump_json()) == patch
+    refused = {violation.path for violation in check(patch)}
+    assert refused >= {"caf\\xe9.txt", "latin\\xff name.txt", "a\nb", "a\tb", "\u202ecod"}
 
 
 @pytest.mark.parametrize("diff", [DIFF.replace(" one", " two"), "nonsense", DIFF.replace("a.py", ".git/config")])

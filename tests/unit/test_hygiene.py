@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.hygiene import HygienePolicy, check, is_test_path, sections_by_path, split_tests
+from agent.hygiene import HygienePolicy, check, is_test_path, printable, sections_by_path, split_tests
 from agent.types import FileChange, Patch
 
 
@@ -167,6 +167,36 @@ def test_paths_some_file_system_takes_for_git_itself(path: str):
 def test_paths_that_are_not_plain(path: str):
     change = FileChange(path=path, status="A", old_mode="000000", new_mode="100644", added=1, removed=0)
     assert (path, "path") in rules(Patch(base_commit="0" * 40, tree="1" * 40, diff="", files=(change,)))
+
+
+def added(*paths: str, **more: object) -> tuple[FileChange, ...]:
+    shape = {"status": "A", "old_mode": "000000", "new_mode": "100644", "added": 1, "removed": 0, **more}
+    return tuple(FileChange.model_validate({"path": path, **shape}) for path in paths)
+
+
+def test_a_name_that_is_not_utf_8_is_refused_and_named():
+    (change,) = added("caf\\xe9.txt", utf8=False)
+    diff = 'diff --git "a/caf\\351.txt" "b/caf\\351.txt"\nnew file mode 100644\n--- /dev/null\n+++ "b/caf\\351.txt"\n'
+    patch = Patch(base_commit="0" * 40, tree="1" * 40, diff=diff + "@@ -0,0 +1 @@\n+x\n", files=(change,))
+    assert rules(patch) == {("caf\\xe9.txt", "path")}
+
+
+@pytest.mark.parametrize(
+    ("existing", "new"),
+    [("README.md", "readme.md"), ("caf\u00e9", "cafe\u0301"), ("Stra\u00dfe", "strasse"), ("a/B.py", "A/b.py")],
+)
+def test_names_that_a_file_system_takes_for_one(existing: str, new: str):
+    patch = Patch(base_commit="0" * 40, tree="1" * 40, diff="", files=added(new))
+    assert [(v.path, v.rule) for v in check(patch, existing=(existing, "other"))] == [(new, "collision")]
+    assert not check(patch, existing=("other",))
+    gone = FileChange(path=existing, status="D", old_mode="100644", new_mode="000000", added=0, removed=1)
+    assert not check(patch.model_copy(update={"files": (gone, *patch.files)}), existing=(existing,))
+    both = patch.model_copy(update={"files": added(existing, new)})
+    assert [(v.path, v.rule) for v in check(both)] == [(new, "collision")]
+
+
+def test_a_path_is_shown_without_what_a_terminal_acts_on():
+    assert printable("a\nb\x1b[2J\u202e\u00e9") == "a\\nb\\x1b[2J\\u202e\u00e9"
 
 
 def test_a_symlink_whose_target_is_not_in_the_diff_is_refused():

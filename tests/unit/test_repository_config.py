@@ -40,3 +40,9 @@ def test_the_first_instruction_file_counts():
     files = {"CLAUDE.md": b"second", "AGENTS.md": b"first \xff"}
     assert instructions(files.get) == "first \N{REPLACEMENT CHARACTER}"
     assert instructions({}.get) is None
+
+
+def test_what_a_change_may_hold():
+    policy = parse(b"allow_binary_files: true\nprotected_paths: ['infra/*']\n").hygiene
+    assert (policy.allow_binaries, policy.allow_workflows) == (True, False)
+    assert policy.protected == (".devstral-fix.yml", "infra/*")  # what loosens the rules is no part of a change

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from agent.hygiene import HygienePolicy
 from agent.types import Frozen
 
 PATH = ".devstral-fix.yml"
@@ -27,6 +28,18 @@ class RepositoryConfig(Frozen):
     setup_timeout_seconds: float = Field(default=900, gt=0, le=7200)
     test_timeout_seconds: float = Field(default=600, gt=0, le=7200)
     allow_workflow_changes: bool = False
+    allow_binary_files: bool = False
+    protected_paths: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = Field(
+        default=(), max_length=100, description="globs of paths that a change must not touch; * matches / too"
+    )
+
+    @property
+    def hygiene(self) -> HygienePolicy:
+        return HygienePolicy(
+            allow_workflows=self.allow_workflow_changes,
+            allow_binaries=self.allow_binary_files,
+            protected=(PATH, *self.protected_paths),
+        )
 
 
 class ConfigError(ValueError):

@@ -10,7 +10,7 @@ from threading import Event
 from typing import Literal
 
 from agent import evidence as rules
-from agent.hygiene import Violation, is_test_path
+from agent.hygiene import Violation, is_test_path, printable
 from agent.protocols import ExecResult, Sandbox, SandboxLimits
 from agent.types import Evidence, Patch
 from worker.stages.config import RepositoryConfig
@@ -31,7 +31,7 @@ def shown(result: ExecResult) -> str:
 
 def refusal(violations: Sequence[Violation]) -> str:
     """Why a patch may not be delivered, for people."""
-    told = "; ".join(f"{v.path}: {v.reason}" for v in violations[:10])
+    told = "; ".join(f"{printable(v.path)}: {v.reason}" for v in violations[:10])
     more = f"; and {len(violations) - 10} more" if len(violations) > 10 else ""
     return f"the change may not be delivered: {told}{more}"
 

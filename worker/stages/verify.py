@@ -9,7 +9,7 @@ from uuid import UUID
 
 from agent import evidence as rules
 from agent.evidence import Verdict
-from agent.hygiene import HygienePolicy, check
+from agent.hygiene import check
 from agent.types import Evidence, Outcome
 from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, Transient
@@ -69,11 +69,11 @@ class Verify:
         assert run.exit_status is not None
         settings = RepositoryConfig.model_validate(run.repository_config)
         patch = ledger.stored_patch(row)
-        refused = check(patch, HygienePolicy(allow_workflows=settings.allow_workflow_changes))
+        git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
+        refused = check(patch, settings.hygiene, existing=self.repositories.list_files(git_dir, patch.base_commit))
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
         else:
-            git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
             # The patch came through the database, perhaps from another host: its tree is made anew, and compared.
             tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff) if not patch.empty else patch.tree
             if tree != patch.tree and not patch.empty:

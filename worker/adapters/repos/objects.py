@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
@@ -37,14 +38,11 @@ class ObjectStore:
         return tuple(sorted(path for path, (mode, _) in entries.items() if mode in _FILE_MODES))
 
     def patch(self, git_dir: Path, base_commit: str, tree: str) -> Patch:
-        """The difference as git's objects have it. BadPatch when a changed path is not UTF-8."""
+        """The difference as git's objects have it. A name that is not UTF-8 is shown with escapes, and marked."""
         ends = (object_id(base_commit), object_id(tree))
-        raw = self._read(git_dir, *_DIFF, "--raw", "--numstat", "-z", *ends)
-        try:
-            files = tuple(_changes(raw.decode("utf-8")))
-        except UnicodeDecodeError as e:
-            raise BadPatch("the name of a changed file is not UTF-8") from e
-        diff = "".join(self._diffs(git_dir, ends, files))
+        changes = dict(_changes(self._read(git_dir, *_DIFF, "--raw", "--numstat", "-z", *ends)))
+        diff = "".join(self._diffs(git_dir, ends, list(changes)))
+        files = tuple(changes.values())
         return Patch(base_commit=base_commit, tree=self._tree_of(git_dir, tree), diff=diff, files=files)
 
     def overlay(self, git_dir: Path, base: str, tree: str, paths: Sequence[str]) -> str:
@@ -101,14 +99,14 @@ class ObjectStore:
         except GitFailed:
             return False
 
-    def _diffs(self, git_dir: Path, ends: tuple[str, str], files: Sequence[FileChange]) -> Iterator[str]:
+    def _diffs(self, git_dir: Path, ends: tuple[str, str], names: Sequence[bytes]) -> Iterator[str]:
         patch = (*_DIFF, "-p", "--binary")
         try:
             yield self._read(git_dir, *patch, *ends).decode("utf-8")
         except UnicodeDecodeError:
             # Text of another encoding: such a file goes as a binary patch, so that the diff stays exact.
-            for change in files:
-                only = (*ends, "--", f":(literal,top){change.path}")
+            for name in names:
+                only = (*ends, "--", f":(literal,top){os.fsdecode(name)}")
                 data = self._read(git_dir, *patch, *only)
                 try:
                     yield data.decode("utf-8")
@@ -159,22 +157,35 @@ class ObjectStore:
             raise RepositoryRefused(f"git {args[0]}: {e}") from e
 
 
-def _changes(raw: str) -> Iterator[FileChange]:
-    """`--raw --numstat -z`: first `:mode mode id id status NUL path NUL` for all, then `added TAB removed TAB path`."""
-    fields = raw.split("\0")[:-1]
-    split = next((i for i in range(0, len(fields), 2) if not fields[i].startswith(":")), len(fields))
-    counts = {}
+def _changes(raw: bytes) -> Iterator[tuple[bytes, FileChange]]:
+    """Each changed name with its entry, from `--raw --numstat -z`: first `:mode mode id id status NUL path NUL` for
+    all, then `added TAB removed TAB path`."""
+    fields = raw.split(b"\0")[:-1]
+    split = next((i for i in range(0, len(fields), 2) if not fields[i].startswith(b":")), len(fields))
+    counts: dict[bytes, tuple[int | None, int | None]] = {}
     for record in fields[split:]:
-        added, removed, path = record.split("\t", 2)
-        counts[path] = (None, None) if added == "-" else (int(added), int(removed))
-    for head, path in zip(fields[0:split:2], fields[1:split:2], strict=True):
-        old_mode, new_mode, _, _, status = head[1:].split(" ")
-        added_lines, removed_lines = counts.get(path, (0, 0))
-        yield FileChange(
-            path=path,
-            status=cast('Literal["A", "M", "D", "T"]', status[0]),
-            old_mode=old_mode,
-            new_mode=new_mode,
-            added=added_lines,
-            removed=removed_lines,
+        added, removed, name = record.split(b"\t", 2)
+        counts[name] = (None, None) if added == b"-" else (int(added), int(removed))
+    for head, name in zip(fields[0:split:2], fields[1:split:2], strict=True):
+        old_mode, new_mode, _, _, status = head[1:].decode("ascii").split(" ")
+        added_lines, removed_lines = counts.get(name, (0, 0))
+        path, utf8 = _shown(name)
+        yield (
+            name,
+            FileChange(
+                path=path,
+                utf8=utf8,
+                status=cast('Literal["A", "M", "D", "T"]', status[0]),
+                old_mode=old_mode,
+                new_mode=new_mode,
+                added=added_lines,
+                removed=removed_lines,
+            ),
         )
+
+
+def _shown(name: bytes) -> tuple[str, bool]:
+    try:
+        return name.decode("utf-8"), True
+    except UnicodeDecodeError:
+        return name.decode("utf-8", "backslashreplace"), False
