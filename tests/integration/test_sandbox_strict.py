@@ -388,23 +388,41 @@ def test_without_control_groups_strict_refuses_with_the_command_that_mends_it(tm
         cgroup.find(mounts=V2.format(tmp_path), own="0::/\n")
 
 
-@pytest.mark.skipif(not ROOT, reason="makes a group in the freezer hierarchy")
-def test_pure_v1_kills_by_freezing():
-    hybrid = cgroup.find()
-    mounts = "\n".join(line for line in Path("/proc/self/mounts").read_text().splitlines() if " cgroup2 " not in line)
-    if hybrid.base.version != 1 or "freezer" not in mounts:
+def _without(*kinds: str) -> str:
+    lines = Path("/proc/self/mounts").read_text().splitlines()
+    return "\n".join(line for line in lines if not any(kind in line for kind in kinds))
+
+
+@pytest.mark.skipif(not ROOT, reason="makes groups in the hierarchies")
+@pytest.mark.parametrize(("hidden", "ender"), [(" cgroup2 ", "freezer"), ("freezer", "unified")])
+def test_a_bomb_is_ended_by_freezing_and_by_the_kernels_kill(hidden, ender):
+    if cgroup.find().base.version != 1:
         pytest.skip("the controllers are not of v1 here")
-    group = cgroup.find(mounts=mounts).make()
-    assert group.ender == "freezer"
     try:
-        script = f"{persistent.JOIN}"
+        group = cgroup.find(mounts=_without(hidden)).make()
+    except IsolationMissing as e:
+        pytest.skip(f"no such kill here: {e}")
+    assert group.ender == ender
+    try:
         bomb = "for i in 1 2 3 4 5 6; do (while :; do sleep 0.001; done) & done; echo up; wait"
         with subprocess.Popen(
-            ["sh", "-c", script, "sh", *map(str, group.procs), "--", "sh", "-c", bomb], stdout=subprocess.PIPE
+            ["sh", "-c", persistent.JOIN, "sh", *map(str, group.procs), "--", "sh", "-c", bomb], stdout=subprocess.PIPE
         ) as process:
             assert process.stdout.readline() == b"up\n"
             group.kill()
         assert group.members() == set()
+    finally:
+        group.remove()
+
+
+@pytest.mark.skipif(not ROOT, reason="makes groups in the hierarchies")
+def test_where_both_are_mounted_joining_waits_for_no_processor():
+    """Writing to a `cgroup.procs` waits for an RCU grace period of the whole machine, unless another just did."""
+    group = cgroup.find().make()
+    try:
+        if group.version == 2 or "freezer" not in Path("/proc/self/mounts").read_text():
+            pytest.skip("the freezer of v1 is not mounted here")
+        assert all(path.name == "tasks" for path in group.procs)
     finally:
         group.remove()
 

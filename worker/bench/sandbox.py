@@ -73,11 +73,13 @@ def milliseconds(action: Callable[[], object]) -> float:
     return 1000 * (time.perf_counter() - started)
 
 
-def medians(count: int, *actions: Callable[[], object]) -> list[float]:
-    """The median of each, taken in turns, so that what else the machine does falls on all of them."""
+def medians(count: int, *actions: Callable[[], object], pause: float = 0.0) -> list[float]:
+    """The median of each, taken in turns, so that what else the machine does falls on all of them; `pause` seconds
+    between them, as an agent's commands come between its model's answers: some costs show only then."""
     taken: list[list[float]] = [[] for _ in actions]
     for turn in range(count + 2):
         for values, action in zip(taken, actions, strict=True):
+            time.sleep(pause)
             value = milliseconds(action)
             if turn >= 2:  # the first two warm up
                 values.append(value)
@@ -98,8 +100,10 @@ def commands(bench: Bench, spec: SandboxSpec, basic: BwrapSandbox) -> list[Figur
         inside, per_command, alone = medians(
             40, lambda: session.exec(["true"], timeout=30), lambda: other.exec(["true"], timeout=30), bare
         )
+        now_and_then, alone_then = medians(20, lambda: session.exec(["true"], timeout=30), bare, pause=0.1)
     return [
         bench.figure("warm exec of true, over the bare process", inside - alone, goal=5),
+        bench.figure("warm exec of true, over the bare process, 0.1 s after the last", now_and_then - alone_then),
         bench.figure("warm exec of true", inside),
         figure("bare process: true", alone, "ms", goal=None, command=COMMAND),
         figure("bubblewrap per command (level basic): true", per_command, "ms", goal=None, command=COMMAND),
