@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.sandboxes import Place
-from worker.adapters.sandbox import command, process, seccomp
+from worker.adapters.sandbox import command, process, seccomp, stage
 
 Edit = Callable[[list[str]], list[str]]
 
@@ -54,6 +54,17 @@ def unsized(target: str) -> Edit:
         return [*line[:size], *line[size + 2 :]]
 
     return edit
+
+
+def file_system(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Level strict without the limits of one of its file systems in memory."""
+    original = stage.Quota.file_systems.fget
+
+    def changed(quota: stage.Quota) -> dict[str, str]:
+        found = original(quota)
+        return {**found, name: found[name].split(",")[0]}
+
+    monkeypatch.setattr(stage.Quota, "file_systems", property(changed))
 
 
 def writable(prefix: str) -> Edit:

@@ -191,8 +191,7 @@ class BwrapSandbox:
         return "/usr/bin/python3" if self._python is None else str(self._python / "bin" / "python3")
 
     def _view(self, more: Sequence[Path], limits: SandboxLimits) -> View:
-        quota = stage.Quota(limits.disk_bytes, max(1024, limits.disk_bytes // 4096))
-        return stage.make([*self._sources(), *more], self._agent, quota)
+        return stage.make([*self._sources(), *more], self._agent, stage.Quota(limits.disk_bytes, limits.tmp_bytes))
 
     def _prove_strict(self) -> None:
         """Start one long-lived sandbox with every limit, on an empty base."""

@@ -24,23 +24,45 @@ _PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var")
 _TOOL_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 _CLONE_NEWNS = 0x00020000
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
-# Arguments: the place, the options of the quota's file system.
+# Arguments: the place, then a name and the options for each file system.
 _SCRIPT = """set -e
-mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$1"
-mkdir "$1/quota"
-mount -n -t tmpfs -o "$2" devstral-fix "$1/quota"
-mkdir "$1/quota/upper" "$1/quota/work"
+place=$1; shift
+mount -n -t tmpfs -o mode=0755,size=1m,nosuid,nodev devstral-fix "$place"
+while [ $# -gt 0 ]; do
+    mkdir "$place/$1"
+    mount -n -t tmpfs -o "$2,nosuid,nodev" devstral-fix "$place/$1"
+    shift 2
+done
+mkdir "$place/quota/upper" "$place/quota/work"
 echo ready
 read -r _
 """
 
 
+_BLOCK = 4096  # bytes of a file system in memory for which it may hold one file
+
+
 @dataclass(frozen=True)
 class Quota:
-    """A file system in memory of its own, with room for this much and nothing more."""
+    """File systems in memory with room for this many bytes, and one file per block of 4 KiB, and nothing more: `quota`
+    for the workspace's changes, and those that lie over bubblewrap's own, which has no limit of files: SCRATCH."""
 
     size: int
-    inodes: int
+    scratch: int
+
+    @property
+    def file_systems(self) -> dict[str, str]:
+        """The mount options of each, by its name below the view's place."""
+        small = min(self.scratch, 64 << 20)
+        sizes = {"quota": (self.size, "0700"), "tmp": (self.scratch, "1777"), "shm": (small, "1777"),
+                 "home": (small, "0755")}  # fmt: skip
+        return {
+            name: f"mode={mode},size={size},nr_inodes={max(1024, size // _BLOCK)}"
+            for name, (size, mode) in sizes.items()
+        }
+
+
+SCRATCH = {"tmp": "/tmp", "shm": "/dev/shm", "home": "/home/agent"}  # noqa: S108 - inside
 
 
 @dataclass
@@ -81,7 +103,7 @@ class View:
 
 def make(sources: Iterable[Path], uid: int | None, quota: Quota | None = None) -> View:
     """A view of directories for `uid` (None: the service's own, which sees what the service sees). With `quota`, the
-    view has a file system in memory at `place`/quota, which goes when the view and its last sandbox are gone."""
+    view has its file systems below `place`, which go when the view and its last sandbox are gone."""
     view = View(uid)
     if uid is None:
         if quota is not None:
@@ -141,9 +163,10 @@ def _mount(view: View, place: str, names: Mapping[str, Path], quota: Quota | Non
 
 
 def _quota(place: str, quota: Quota, uid: int) -> int:
+    for name, options in quota.file_systems.items():
+        Path(place, name).mkdir()
+        _tmpfs(f"{place}/{name}", f"{options},uid={uid},gid={uid}")
     folder = Path(place, "quota")
-    folder.mkdir()
-    _tmpfs(str(folder), f"mode=0700,size={quota.size},nr_inodes={quota.inodes},uid={uid},gid={uid}")
     for name in ("upper", "work"):
         (folder / name).mkdir()
         (folder / name).chmod(0o755)
@@ -164,11 +187,11 @@ def _call(name: str, *arguments: object) -> None:
 
 def _mount_as_plain_user(view: View, place: str, quota: Quota) -> None:
     """In a user namespace, which only a process of one thread can make."""
-    options = f"mode=0700,size={quota.size},nr_inodes={quota.inodes},nosuid,nodev"
+    words = [word for pair in quota.file_systems.items() for word in pair]
     with subprocess.Popen(
         [
             *(_tool("unshare"), "--user", "--map-root-user", "--mount", "--propagation", "private"),
-            *("/bin/sh", "-c", _SCRIPT, "sh", place, options),
+            *("/bin/sh", "-c", _SCRIPT, "sh", place, *words),
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -20,7 +20,7 @@ from worker.adapters.sandbox.command import WORKSPACE, Mount, Overlay, program
 from worker.adapters.sandbox.persistent import Server, joined
 from worker.adapters.sandbox.process import Ended
 from worker.adapters.sandbox.session import Box, BwrapSession, Objects
-from worker.adapters.sandbox.stage import View
+from worker.adapters.sandbox.stage import SCRATCH, View
 from worker.adapters.sandbox.workspace import Files
 
 _SERVER_BYTES = 128 << 20
@@ -102,7 +102,13 @@ class StrictSession(BwrapSession):
         base = self._seen(self._ground.base.workspace)
         self._server = Server(
             view.launch(self._box.bwrap),
-            self._options([Overlay(base, f"{quota}/upper", f"{quota}/work", WORKSPACE), *self._extra()]),
+            self._options(
+                [
+                    *(Mount(f"{view.place}/{name}", target, writable=True) for name, target in SCRATCH.items()),
+                    Overlay(base, f"{quota}/upper", f"{quota}/work", WORKSPACE),
+                    *self._extra(),
+                ]
+            ),
             self._python,
             seccomp=self._box.seccomp,
             own=self._limited.server,
