@@ -56,6 +56,7 @@ def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the patch here.")
 @click.option("--trajectory", type=click.Path(dir_okay=False, path_type=Path), help="Keep the trajectory (JSON lines).")
 @click.option("--isolation", type=click.Choice([i.value for i in Isolation]), default="basic", show_default=True)
+@click.option("--setup/--no-setup", default=True, show_default=True, help="Install what the repository needs, first.")
 @click.option("--apply", "apply_patch", is_flag=True, help="Change the repository's files as the patch says.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the patch.")
 def fix(
@@ -66,6 +67,7 @@ def fix(
     trajectory: Path | None,
     isolation: str,
     *,
+    setup: bool,
     apply_patch: bool,
     as_json: bool,
 ) -> None:
@@ -92,6 +94,7 @@ def fix(
         title=title.lstrip("# ").strip(),
         body=body.strip(),
         trajectory=trajectory,
+        set_up=setup,
         note=lambda line: click.echo(line, err=True),
     )
     diff = result.patch.diff.encode("utf-8", "surrogateescape")
@@ -202,6 +205,19 @@ def bench(name: str) -> None:
     from importlib import import_module
 
     sys.exit(import_module(f"worker.bench.{name.replace('-', '_')}").main())
+
+
+@cli.group(epilog="Example: devstral-fix setups retry")
+def setups() -> None:
+    """Set-ups of repositories: what they made is kept on this machine, and so is that one failed."""
+
+
+@setups.command("retry", epilog="Example: devstral-fix setups retry")
+def setups_retry() -> None:
+    """Let failed set-ups be tried again now, instead of after DEVSTRAL_FIX_SETUP_RETRY_SECONDS."""
+    from worker.compose import make_layers
+
+    click.echo(f"{make_layers(settings()).forget_failures()} forgotten")
 
 
 @cli.group(epilog="Example: devstral-fix runs list")

@@ -75,9 +75,10 @@ def make_sandbox(
     *,
     backend: SandboxBackend = "bwrap",
     image: str | None = None,
+    cgroup: str | None = None,
 ) -> Sandbox:
     if backend == "bwrap":
-        return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories)
+        return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories, cgroup=cgroup)
     runtime = "runsc" if backend == "runsc" else None
     return ContainerSandbox(
         data_dir / "containers", isolation=isolation, objects=repositories, runtime=runtime, image=image
@@ -88,8 +89,8 @@ def make_repositories(data_dir: Path, *, allow_file: bool = False) -> GitReposit
     return GitRepositories(data_dir / "repositories", allow_file=allow_file)
 
 
-def make_layers(data_dir: Path) -> DiskLayers:
-    return DiskLayers(data_dir / "setups")
+def make_layers(settings: Settings, data_dir: Path | None = None) -> DiskLayers:
+    return DiskLayers((data_dir or settings.data_dir) / "setups", retry_seconds=settings.setup_retry_seconds)
 
 
 def make_egress(settings: Settings) -> ProxyEgress:
@@ -156,13 +157,14 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             }
             queues, slots = (wakes.DEFAULT,), 4
         else:
-            layers = make_layers(settings.data_dir)
+            layers = make_layers(settings)
             sandbox = make_sandbox(
                 settings.data_dir,
                 settings.isolation,
                 repositories,
                 backend=settings.sandbox,
                 image=settings.sandbox_image,
+                cgroup=settings.cgroup,
             )
             if role == "gpu":
                 use_cases = {

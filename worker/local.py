@@ -21,6 +21,9 @@ from worker.errors import Permanent, RepositoryRefused
 from worker.settings import Settings
 from worker.stages import config
 from worker.stages.attempt import Attempt
+from worker.stages.config import RepositoryConfig
+from worker.stages.layer import layer_of, needed
+from worker.stages.setup import Builder, SetUpFailed
 from worker.stages.verification import Verifier, refusal
 
 
@@ -76,8 +79,13 @@ def fix(
     body: str,
     trajectory: Path | None,
     note: Callable[[str], None],
+    set_up: bool = True,
 ) -> LocalFix:
-    """Pursue the issue on the repository's HEAD in a sandbox and verify the patch; the repository stays untouched."""
+    """Pursue the issue on the repository's HEAD in a sandbox and verify the patch; the repository stays untouched.
+
+    What the repository needs is installed first, as for the service; Permanent when that fails. Its layer is kept in
+    the settings' data directory for the next time, and nowhere when nothing is needed.
+    """
     source, commit = git_directory(repo), head_commit(repo)
     cancel = threading.Event()
     with tempfile.TemporaryDirectory(prefix="devstral-fix-") as scratch:
@@ -88,6 +96,7 @@ def fix(
             repositories,
             backend=settings.sandbox,
             image=settings.sandbox_image,
+            cgroup=settings.cgroup,
         )
         solver = compose.make_solver(settings, sandbox, repositories)
         note(f"isolation={settings.isolation.value}; {solver.model.label}")
@@ -97,13 +106,25 @@ def fix(
         except config.ConfigError as error:
             raise Permanent(str(error)) from error
         task = solver.task(git_dir, repository=repo.name, number=None, title=title, body=body, commit=commit)
-        with JsonlJournal(trajectory or Path(scratch) / "trajectory.jsonl") as journal:
+        layers = compose.make_layers(settings)
+        key = None
+        if set_up and needed(repositories, git_dir, commit, settings_of_repo) is not None:
+            note("set-up: installing what the repository needs (--no-setup leaves it out)")
+            builder = Builder(
+                sandbox=sandbox, repositories=repositories, layers=layers, egress=compose.make_egress(settings)
+            )
+            key = made(builder, git_dir, str(repo), commit, settings_of_repo)
+        with (
+            layer_of(layers, key) as layer,
+            JsonlJournal(trajectory or Path(scratch) / "trajectory.jsonl") as journal,
+        ):
             attempt = solver.solve(
                 git_dir,
                 task,
                 journal,
                 cancel,
                 starting=lambda agent: journal.begin(header(agent, settings.isolation)),
+                layer=layer,
             )
             journal.end(attempt.result, attempt.patch)
         note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
@@ -111,9 +132,10 @@ def fix(
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
             return LocalFix(attempt=attempt, verdict=verdict, evidence=())
-        taken = Verifier(sandbox=sandbox, repositories=repositories).verify(
-            git_dir, attempt.patch, settings_of_repo, cancel=cancel, record=lambda _: None
-        )
+        with layer_of(layers, key) as layer:
+            taken = Verifier(sandbox=sandbox, repositories=repositories).verify(
+                git_dir, attempt.patch, settings_of_repo, cancel=cancel, record=lambda _: None, layer=layer
+            )
         verdict = rules.decide(
             attempt.result.exit_status,
             patch_is_empty=attempt.patch.empty,
@@ -121,6 +143,18 @@ def fix(
             evidence=taken,
         )
         return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken))
+
+
+def made(builder: Builder, git_dir: Path, name: str, commit: str, settings: RepositoryConfig) -> str | None:
+    """The key of the layer. A person waits here, so a failure of before is tried again."""
+    builder.layers.forget_failures()
+    try:
+        key, how = builder.ensure(git_dir, name, commit, settings)
+    except SetUpFailed as failed:
+        raise Permanent("\n".join(filter(None, (str(failed), failed.log)))) from failed
+    if how == "busy":
+        raise Permanent("another process is making the same set-up now; try again when it is done")
+    return key
 
 
 def work_tree(repo: Path) -> Path:

@@ -80,6 +80,13 @@ class Settings(BaseSettings):
     lease_seconds: float = Field(default=60.0, gt=0)
     sweep_seconds: float = Field(default=10.0, gt=0)
     max_attempts: int = Field(default=3, gt=0)
+    setup_retry_seconds: float = Field(
+        default=3600, ge=0, description="how long a repository's set-up that failed is not tried again"
+    )
+    cgroup: str | None = Field(
+        default=None,
+        description="path in every control group hierarchy where groups may be made, such as a delegated one",
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="before")

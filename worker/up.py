@@ -67,7 +67,12 @@ def check(settings: Settings, port: int) -> None:
     with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
         repositories = compose.make_repositories(Path(scratch))
         compose.make_sandbox(
-            Path(scratch), settings.isolation, repositories, backend=settings.sandbox, image=settings.sandbox_image
+            Path(scratch),
+            settings.isolation,
+            repositories,
+            backend=settings.sandbox,
+            image=settings.sandbox_image,
+            cgroup=settings.cgroup,
         )
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

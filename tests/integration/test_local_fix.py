@@ -177,3 +177,19 @@ def test_a_model_server_that_is_down_is_one_line(repo, tmp_path):
     assert done.returncode == 3
     assert "127.0.0.1:1" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_what_the_repository_needs_is_installed_first(repo, script, tmp_path):
+    """Broken on purpose: whatever this machine's package clients say, the end is one of ours, with the log or the way
+    out; and without set-up nothing of it is tried."""
+    (repo / ".devstral-fix.yml").write_text("test: python3 -m unittest\nsetup: echo tried; exit 7\n")
+    git(repo, "add", "-A")
+    git(repo, "-c", "user.name=t", "-c", "user.email=t@example.invalid", "commit", "-qm", "set-up")
+    issue = tmp_path / "issue.md"
+    issue.write_text(ISSUE.read_text())
+    ended = fix("--repo", repo, "--issue-file", issue, "--model", f"scripted:{script}", cwd=tmp_path)
+    assert ended.returncode == 3
+    assert "set-up: installing" in ended.stderr
+    assert "the set-up failed (exit status 7)\ntried" in ended.stderr or "the set-up was refused" in ended.stderr
+    skipped = fix("--repo", repo, "--issue-file", issue, "--model", f"scripted:{script}", "--no-setup", cwd=tmp_path)
+    assert "set-up" not in skipped.stderr

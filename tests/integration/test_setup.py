@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from contextlib import nullcontext
 
@@ -186,6 +187,43 @@ def test_a_broken_set_up_ends_the_run_with_its_log_and_what_was_blocked(stage):
     assert stage.set_up(run).lease_token == run.lease_token  # it no longer waits: nothing happens
     assert stage.sent == []
     assert not (stage.root / "setups" / "layers").exists() or not list((stage.root / "setups" / "layers").iterdir())
+
+
+def test_a_backlog_pays_for_a_broken_set_up_once(stage):
+    marker = "date +%N"  # the log tells one try from another
+    runs = [stage.queue(number, setup=f"{marker}; exit 3") for number in range(1, 5)]
+    first = stage.set_up(runs[0])
+    assert stage.sent[0] == wakes.deliver(first.id)
+    assert set(stage.sent[1:]) == {wakes.setup(run.id) for run in runs[1:]}
+    stage.sent.clear()
+    rest = [stage.set_up(run) for run in runs[1:]]
+    assert {(run.outcome, run.reason, run.setup_log) for run in [first, *rest]} == {
+        (Outcome.SETUP_FAILED, "the set-up failed (exit status 3)", first.setup_log)
+    }
+    assert stage.sent == [wakes.deliver(run.id) for run in runs[1:]]  # the others know already
+    assert stage.layers.forget_failures() == 1
+    again = stage.set_up(stage.queue(9, setup=f"{marker}; exit 3"))
+    assert again.setup_log != first.setup_log
+
+
+def test_a_failure_is_tried_again_after_a_while(stage):
+    stage.layers = DiskLayers(stage.root / "setups", retry_seconds=0)
+    first = stage.set_up(stage.queue(1, setup="date +%N; exit 3"))
+    assert stage.set_up(stage.queue(2, setup="date +%N; exit 3")).setup_log != first.setup_log
+
+
+def test_a_silent_index_is_no_broken_set_up(stage, index):
+    """The host is allowed and does not answer: the run waits and is tried again, its attempts counted."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    policy = Policy(private=(HostPattern.parse(f"{NAME}:{port}"),))
+    env = {name: value.replace(str(index.port), str(port)) for name, value in index.env.items()}
+    stage.egress = ProxyEgress(stage.root / "egress", policy, lambda: Indexes(env=env), resolve=index.resolve)
+    run = stage.set_up(stage.queue(setup="pip install --retries 0 tinypkg"))
+    assert (run.state, run.outcome, run.attempt) == (RunState.QUEUED, None, 1)
+    assert run.reason == f"the set-up failed (exit status 1); no answer from `{NAME}:{port}`"
+    assert stage.layers.forget_failures() == 0
 
 
 def test_one_that_takes_too_long_ends_too(stage):

@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal, Protocol
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from agent.protocols import Mount
 from agent.types import Frozen, Patch
@@ -143,11 +143,13 @@ class Repositories(Protocol):
 
 
 class Blocked(Frozen):
-    """Something a set-up wanted from the network and did not get. `host` is a stranger's word, but a host's name."""
+    """Something a set-up wanted from the network and did not get. `host` is a stranger's word, but a host's name;
+    `allowed`: it could have had it, had the host answered."""
 
     host: str
     port: int
     reason: str
+    allowed: bool = False
 
 
 class WayOut(Protocol):
@@ -187,6 +189,13 @@ class Layer(Frozen):
     path: tuple[str, ...]
 
 
+class FailedSetUp(Frozen):
+    """Why there is no layer, for people."""
+
+    reason: str
+    log: str = Field(default="", description="what was blocked and printed")
+
+
 class LayerDraft(Protocol):
     """A layer in the making: nobody else sees it, and it is gone unless kept."""
 
@@ -201,6 +210,9 @@ class LayerDraft(Protocol):
     def keep(self) -> None:
         """Freeze it, and let others find it. worker.errors.Permanent when it is larger than a layer may be."""
 
+    def fail(self, failed: FailedSetUp) -> None:
+        """Remember for a while that this one can't be made."""
+
 
 class Layers(Protocol):
     """Set-up layers of this machine, by key. Safe to use from several threads and processes (file locks)."""
@@ -210,6 +222,12 @@ class Layers(Protocol):
 
     def use(self, key: str) -> AbstractContextManager[Layer | None]:
         """The layer, which stays while the context is open; None when there is none."""
+
+    def failed(self, key: str) -> FailedSetUp | None:
+        """How making it ended a short while ago; None when it did not fail, or may be tried again."""
+
+    def forget_failures(self) -> int:
+        """Every failed one may be tried again; how many there were."""
 
     def draft(self, key: str) -> AbstractContextManager[LayerDraft | None]:
         """Begin to make a layer; None when somebody else is at it now."""

@@ -19,7 +19,7 @@ from worker.runs import setups
 from worker.stages import config, setup_plan
 from worker.stages.config import RepositoryConfig
 from worker.stages.layer import needed
-from worker.stages.ports import Blocked, Egress, LayerDraft, Layers, Repositories, WayOut
+from worker.stages.ports import Blocked, Egress, FailedSetUp, LayerDraft, Layers, Repositories, WayOut
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
@@ -36,11 +36,17 @@ Layered = Literal["found", "made", "busy"]
 
 
 class SetUpFailed(Exception):
-    """The repository's set-up, or the wish for one, is broken; for people. `log`: what was blocked and printed."""
+    """The repository's set-up, or the wish for one, is broken; for people. `log`: what was blocked and printed.
+    `remembered`: it was not tried now."""
 
-    def __init__(self, reason: str, log: str = "") -> None:
+    def __init__(self, reason: str, log: str = "", *, remembered: bool = False) -> None:
         super().__init__(reason)
         self.log = log
+        self.remembered = remembered
+
+
+class NetworkDown(Transient):
+    """The set-up failed, and a host that it may use did not answer: that may be why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +63,7 @@ class Builder:
         self, git_dir: Path, repository: str, commit: str, settings: RepositoryConfig
     ) -> tuple[str | None, Layered]:
         """The layer's key (None: none is needed), and how it comes that it is there; `busy`: somebody else is making
-        it now. SetUpFailed when it can't be made; service errors propagate."""
+        it now. SetUpFailed when it can't be made, or could not a short while ago; service errors propagate."""
         plan = needed(self.repositories, git_dir, commit, settings)
         if plan is None:
             return None, "found"
@@ -70,7 +76,13 @@ class Builder:
         with self.layers.draft(key) as draft:
             if draft is None:
                 return key, "busy"
-            self._make(draft, plan, git_dir, commit, settings.setup_timeout_seconds)
+            if (before := self.layers.failed(key)) is not None:  # asked under the maker's lock: not twice at once
+                raise SetUpFailed(before.reason, before.log, remembered=True)
+            try:
+                self._make(draft, plan, git_dir, commit, settings.setup_timeout_seconds)
+            except SetUpFailed as failed:
+                draft.fail(FailedSetUp(reason=str(failed), log=failed.log))
+                raise
         return key, "made"
 
     def _make(self, draft: LayerDraft, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float) -> None:
@@ -87,6 +99,10 @@ class Builder:
         if too_large:
             raise SetUpFailed("the set-up made more than a layer may hold", told)
         if result.status is not ExecStatus.EXIT or result.returncode != 0:
+            if silent := [b for b in blocked if b.allowed]:
+                raise NetworkDown(
+                    f"the set-up failed ({ending(result, timeout)}){named(tuple(silent), 'no answer from')}"
+                )
             raise SetUpFailed(f"the set-up failed ({ending(result, timeout)}){named(blocked)}", told)
         try:
             draft.keep()
@@ -158,12 +174,12 @@ def ending(result: ExecResult, timeout: float) -> str:
     return f"ended by {result.status.value}"
 
 
-def named(blocked: tuple[Blocked, ...]) -> str:
-    """The blocked hosts inside a sentence."""
+def named(blocked: tuple[Blocked, ...], what: str = "blocked:") -> str:
+    """The hosts inside a sentence."""
     if not blocked:
         return ""
     shown = ", ".join(f"`{b.host}:{b.port}`" for b in blocked[:5])
-    return f"; blocked: {shown}{f' and {len(blocked) - 5} more' if len(blocked) > 5 else ''}"
+    return f"; {what} {shown}{f' and {len(blocked) - 5} more' if len(blocked) > 5 else ''}"
 
 
 def report(result: ExecResult, blocked: tuple[Blocked, ...]) -> str:
@@ -194,7 +210,7 @@ class SetUp:
                 self._set_up(run)
             except SetUpFailed as failed:
                 log.warning("set_up_failed", extra={"why": str(failed)})
-                self._conclude(run_id, failed)
+                self._conclude(run, failed)
             except (Transient, Permanent) as error:
                 self._postpone(run_id, str(error))
             except Exception as error:
@@ -217,10 +233,15 @@ class SetUp:
         for other in others:
             self.send(wakes.setup(other))
 
-    def _conclude(self, run_id: UUID, failed: SetUpFailed) -> None:
+    def _conclude(self, run: Run, failed: SetUpFailed) -> None:
+        """The others of the repository ask now, too: the same set-up is not tried again for them."""
         with self.store.transaction() as session:
-            if setups.conclude(session, run_id, reason=str(failed), log=failed.log):
-                after_commit(session, lambda: self.send(wakes.deliver(run_id)))
+            if setups.conclude(session, run.id, reason=str(failed), log=failed.log):
+                after_commit(session, lambda: self.send(wakes.deliver(run.id)))
+            remembered = failed.remembered
+            others = () if remembered else queries.due_setups(session, setups.HELD, repository=run.repository)
+        for other in others:
+            self.send(wakes.setup(other))
 
     def _postpone(self, run_id: UUID, reason: str) -> None:
         log.warning("set_up_postponed", extra={"why": reason})

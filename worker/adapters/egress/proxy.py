@@ -33,9 +33,12 @@ def resolve(host: str, port: int) -> list[str]:
 
 
 class _Refused(Exception):
-    def __init__(self, status: str, reason: str) -> None:
+    """`allowed`: not by the policy, but for want of an answer."""
+
+    def __init__(self, status: str, reason: str, *, allowed: bool = False) -> None:
         super().__init__(reason)
         self.status = status
+        self.allowed = allowed
 
 
 class EgressProxy:
@@ -148,7 +151,7 @@ class EgressProxy:
             except _Refused as e:
                 verdict = str(e)
                 if host:
-                    self._note(host, port, verdict)
+                    self._note(host, port, verdict, allowed=e.allowed)
                 _answer(client, e.status, verdict)
             except LimitReached as e:
                 verdict = str(e)
@@ -212,7 +215,7 @@ class EgressProxy:
         try:
             found = self._resolve(host, port)
         except OSError as e:
-            raise _Refused("502 Bad Gateway", f"{host} can't be resolved") from e
+            raise _Refused("502 Bad Gateway", f"{host} can't be resolved", allowed=True) from e
         reasons = {ip: self._policy.refuses_address(host, port, ip) for ip in found}
         allowed = [ip for ip, refusal in reasons.items() if refusal is None]
         if not allowed:
@@ -220,7 +223,7 @@ class EgressProxy:
         for ip in allowed[:4]:
             with suppress(OSError):
                 return socket.create_connection((ip, port), timeout=self._policy.caps.connect_seconds)
-        raise _Refused("502 Bad Gateway", f"{host} can't be connected to")
+        raise _Refused("502 Bad Gateway", f"{host} can't be connected to", allowed=True)
 
     def _carry(
         self, client: socket.socket, upstream: socket.socket, request: Request, early: bytes, started: float
@@ -260,9 +263,9 @@ class EgressProxy:
             if self._bytes.total() > caps.bytes_total:
                 raise LimitReached(f"more than {caps.bytes_total} bytes in all")
 
-    def _note(self, host: str, port: int, reason: str) -> None:
+    def _note(self, host: str, port: int, reason: str, *, allowed: bool = False) -> None:
         with self._lock:
-            blocked = Blocked(host=host, port=port, reason=reason)
+            blocked = Blocked(host=host, port=port, reason=reason, allowed=allowed)
             if blocked in self._blocked or len(self._blocked) < _REPORTED:
                 self._blocked[blocked] += 1
 

@@ -18,8 +18,9 @@ from pathlib import Path
 
 from agent.protocols import Mount
 from worker.adapters.layers.content import TARGET, freeze, meaning, remove, size
+from worker.adapters.layers.failures import Failures
 from worker.errors import Permanent, SandboxUnavailable
-from worker.stages.ports import Layer
+from worker.stages.ports import FailedSetUp, Layer
 
 _KEY = re.compile(r"[0-9a-f]{64}\Z")
 _FORM = "1"  # of what a layer looks like inside; another one makes every key new
@@ -36,6 +37,7 @@ class Draft:
     folder: Path
     home: Path
     largest: int
+    failures: Failures
     kept: bool = False
 
     @property
@@ -57,16 +59,22 @@ class Draft:
             self.folder.parent.rename(self.home)
             self.kept = True
 
+    def fail(self, failed: FailedSetUp) -> None:
+        self.failures.record(self.home.name, failed)
+
 
 class DiskLayers:
-    """The `Layers` port below `root`: `layers/`, `drafts/`, `locks/`. Nothing is made until first use.
+    """The `Layers` port below `root`: `layers/`, `drafts/`, `failures/`, `locks/`. Nothing is made until first use.
 
     One layer holds at most `largest` bytes, all together at most `room`: beyond it those longest unused go, except
-    the ones in use.
+    the ones in use. One that failed is not tried again for `retry_seconds`.
     """
 
-    def __init__(self, root: Path, *, largest: int = 8 << 30, room: int = 40 << 30) -> None:
+    def __init__(
+        self, root: Path, *, largest: int = 8 << 30, room: int = 40 << 30, retry_seconds: float = 3600
+    ) -> None:
         self._root = root.absolute()
+        self._failures = Failures(self._root / "failures", retry_seconds)
         self._largest = largest
         self._room = room
 
@@ -92,6 +100,12 @@ class DiskLayers:
                     layer = meaning(home / "tree")
             yield layer
 
+    def failed(self, key: str) -> FailedSetUp | None:
+        return self._failures.find(self._home(key).name)
+
+    def forget_failures(self) -> int:
+        return self._failures.forget()
+
     @contextmanager
     def draft(self, key: str) -> Iterator[Draft | None]:
         """SandboxUnavailable when the disk refuses."""
@@ -114,13 +128,15 @@ class DiskLayers:
                 folder.chmod(0o755)
             except OSError as e:
                 raise SandboxUnavailable(f"a layer could not be begun: {e}") from e
-            draft = Draft(folder, home, self._largest)
+            draft = Draft(folder, home, self._largest, self._failures)
             try:
                 yield draft
             finally:
                 if not draft.kept:
                     remove(place)
         if draft.kept:
+            self._failures.forget(key)
+            self._failures.sweep()
             self.prune()
 
     def prune(self) -> list[str]:
