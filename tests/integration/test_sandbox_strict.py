@@ -7,6 +7,7 @@ import random
 import subprocess
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -425,6 +426,33 @@ def test_where_both_are_mounted_joining_waits_for_no_processor():
         assert all(path.name == "tasks" for path in group.procs)
     finally:
         group.remove()
+
+
+def _held() -> int:
+    """Namespaces and file systems in memory that this process keeps alive."""
+    links = []
+    for fd in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            links.append(str(fd.readlink()))
+    return sum(link.startswith(("mnt:", "user:")) or link.endswith("/quota") for link in links)
+
+
+def test_what_resets_leave_to_unmount_is_gone_when_the_session_is_closed(box, monkeypatch):
+    """Also when the kernel takes its time."""
+    before, gate, release = _held(), threading.Event(), persistent.Server.release
+    monkeypatch.setattr(persistent.Server, "release", lambda server: gate.wait(20) and release(server))
+    with box.session() as session:
+        sh(session, "touch left")
+        session.reset(box.commit)
+        assert sh(session, "ls left 2>&1; true").stdout.text.startswith("ls:")
+        assert _held() > before
+        closing = threading.Thread(target=session.close)
+        closing.start()
+        closing.join(0.2)
+        assert closing.is_alive()
+        gate.set()
+        closing.join(20)
+    assert _held() == before
 
 
 def test_groups_of_dead_processes_are_swept(box):

@@ -53,6 +53,7 @@ class Server:
         self._number = 0
         self.alive = True
         self._inner: list[int] = []
+        self._mounts: list[int] = []
         self._socket, inner = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         code = Path(exec_server.__file__).read_text()
         try:
@@ -91,6 +92,8 @@ class Server:
         for pid in self._members - {self._outer.pid}:
             with suppress(ProcessLookupError):
                 self._inner.append(os.pidfd_open(pid))
+            with suppress(OSError):  # a plain user may not: then the kernel unmounts while the last process ends
+                self._mounts.append(os.open(f"/proc/{pid}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC))
 
     def _greet(self) -> None:
         with ExitStack() as stack:
@@ -215,9 +218,10 @@ class Server:
             return None
         raise SandboxUnavailable("the sandbox's server answered for another command")
 
-    def close(self) -> None:
+    def close(self, *, unmount: bool = True) -> None:
         """Kill it with everything in it. The first process inside goes first, so that bubblewrap reaps it: who
-        reaps orphans here may take its time, and they count as processes of the group until then."""
+        reaps orphans here may take its time, and they count as processes of the group until then. Without `unmount`
+        its mounts are left to `release`, which takes as long as the kernel needs to forget the files."""
         self.alive = False
         self._socket.close()
         while self._inner:
@@ -232,3 +236,10 @@ class Server:
             self._own.kill()
             self._command.kill()
             outer.wait()
+        if unmount:
+            self.release()
+
+    def release(self) -> None:
+        """Let go of the mounts of one that was closed."""
+        while self._mounts:
+            os.close(self._mounts.pop())

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from threading import Event, Lock
+from threading import Event, Lock, Thread
 
 from agent.protocols import ExecStatus, SandboxLimits, SandboxSpec
 from worker.adapters.sandbox import scripts
@@ -79,18 +79,27 @@ class StrictSession(BwrapSession):
         self._server: Server | None = None
         self._python = python
         self._lock = Lock()
+        self._old: list[Thread] = []
         cleanup.callback(self._stop)
         super().__init__(spec, box, files, objects, cleanup=cleanup, max_pack=max_pack)
 
     def _fill(self, tree: str) -> None:
         """A new upper layer, and with it a new sandbox."""
         with self._lock:
-            self._stop()
-            self._ground = self._make_ground(tree)
-            view = self._ground.view
-            launch = joined(view.launch(self._box.bwrap), self._limited.command)
-            self._box = replace(self._box, launch=launch, view=view)
-            self._serve()
+            forget = self._leave()
+            try:
+                self._begin(tree)
+            finally:  # only now: unmounting would slow the new one's mounts
+                self._old = [thread for thread in self._old if thread.is_alive()]
+                self._old.append(Thread(target=forget, name="sandbox-unmount", daemon=True))
+                self._old[-1].start()
+
+    def _begin(self, tree: str) -> None:
+        self._ground = self._make_ground(tree)
+        view = self._ground.view
+        launch = joined(view.launch(self._box.bwrap), self._limited.command)
+        self._box = replace(self._box, launch=launch, view=view)
+        self._serve()
 
     def _serve(self) -> Server:
         """The running server; a new one, on the same files, when the last died."""
@@ -116,13 +125,27 @@ class StrictSession(BwrapSession):
         )
         return self._server
 
+    def _leave(self) -> Callable[[], None]:
+        """End everything that runs, now. What it was mounted on is left to the answer: forgetting ten thousand files
+        takes the kernel 140 ms."""
+        server, ground = self._server, self._ground
+        self._server = self._ground = None
+        if server is not None:
+            server.close(unmount=False)
+
+        def forget() -> None:
+            if server is not None:
+                server.release()
+            if ground is not None:
+                ground.close()
+
+        return forget
+
     def _stop(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        if self._ground is not None:
-            self._ground.close()
-            self._ground = None
+        """The same, and nothing is left when it returns."""
+        self._leave()()
+        for thread in self._old:
+            thread.join()
 
     def _command(
         self,
