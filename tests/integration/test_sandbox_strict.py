@@ -440,7 +440,15 @@ def _held() -> int:
 def test_what_resets_leave_to_unmount_is_gone_when_the_session_is_closed(box, monkeypatch):
     """Also when the kernel takes its time."""
     before, gate, release = _held(), threading.Event(), persistent.Server.release
-    monkeypatch.setattr(persistent.Server, "release", lambda server: gate.wait(20) and release(server))
+    seen: list[persistent.Server] = []
+
+    def slow(server: persistent.Server) -> None:
+        seen.append(server)
+        if server is seen[0]:  # the one that the reset left
+            gate.wait(20)
+        release(server)
+
+    monkeypatch.setattr(persistent.Server, "release", slow)
     with box.session() as session:
         sh(session, "touch left")
         session.reset(box.commit)
