@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from agent.protocols import Mount, SandboxSpec
+from agent.protocols import Isolation, Mount, SandboxSpec
 from tests.package_index import NAME, PackageIndex, package_index
 from tests.sandboxes import Place, place, sh
 from worker.adapters.egress import HostPattern, Indexes, Policy, ProxyEgress
-from worker.errors import SandboxUnavailable
+from worker.errors import IsolationMissing, SandboxUnavailable
 
 PIP = "for p in $(type -aP python3); do $p -m pip --version >/dev/null 2>&1 && break; done; exec $p -m pip"
 
 
-@pytest.fixture(scope="module")
-def sandboxes(tmp_path_factory) -> Place:
+@pytest.fixture(scope="module", params=list(Isolation))
+def sandboxes(request, tmp_path_factory) -> Place:
     folder = tmp_path_factory.mktemp("egress")
-    return place(folder)
+    try:
+        return place(folder, isolation=request.param, cgroup=os.environ.get("TEST_CGROUP"))
+    except IsolationMissing as e:
+        pytest.skip(f"{request.param.value} can't be had here: {e}")
 
 
 @pytest.fixture(scope="module")

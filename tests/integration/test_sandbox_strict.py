@@ -428,6 +428,22 @@ def test_where_both_are_mounted_joining_waits_for_no_processor():
         group.remove()
 
 
+@pytest.mark.parametrize("folder", ["/tmp", "/dev/shm", "/workspace"])
+def test_files_of_earlier_commands_take_nothing_from_a_later_ones_memory(box, folder):
+    """They lie in memory, and are charged to the group that commands run in, one after the other."""
+    allocate = "x = bytearray(150 << 20); x[::4096] = b'1' * len(x[::4096]); print(len(x) >> 20)"
+    with box.session(memory_bytes=256 << 20, tmp_bytes=256 << 20) as session:
+        size = 60 if folder == "/dev/shm" else 200
+        assert sh(session, f"head -c {size << 20} /dev/zero >{folder}/kept").returncode == 0
+        assert python(session, allocate) == "150"
+
+
+def test_a_full_temporary_place_is_said(box):
+    with box.session(tmp_bytes=8 << 20) as session:
+        assert sh(session, "head -c 20000000 /dev/zero >/tmp/x").status is ExecStatus.DISK
+        assert sh(session, "rm /tmp/x; false").status is ExecStatus.EXIT
+
+
 def _held() -> int:
     """Namespaces and file systems in memory that this process keeps alive."""
     links = []

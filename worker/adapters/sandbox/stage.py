@@ -74,7 +74,7 @@ class View:
     namespace: int = -1
     user_namespace: int = -1
     place: str = ""
-    quota: int = -1  # a descriptor of the quota's directory
+    file_systems: dict[str, int] = field(default_factory=dict)  # descriptors of the quota's
 
     def path(self, source: Path) -> str:
         """`source`, which must be one of the view's paths or below one, as bubblewrap is to be told."""
@@ -95,10 +95,11 @@ class View:
         return Launch(self.path(bwrap), prefix=(_tool("nsenter"), target, *drop))
 
     def close(self) -> None:
-        for fd in (self.namespace, self.user_namespace, self.quota):
+        for fd in (self.namespace, self.user_namespace, *self.file_systems.values()):
             if fd >= 0:
                 os.close(fd)
-        self.namespace = self.user_namespace = self.quota = -1
+        self.namespace = self.user_namespace = -1
+        self.file_systems = {}
 
 
 def make(sources: Iterable[Path], uid: int | None, quota: Quota | None = None) -> View:
@@ -146,7 +147,7 @@ def _mount(view: View, place: str, names: Mapping[str, Path], quota: Quota | Non
                 _call("mount", os.fsencode(source), os.fsencode(target), None, _MS_BIND, None)
             view.place = place
             if quota is not None:
-                view.quota = _quota(place, quota, view.uid or 0)
+                view.file_systems = _quota(place, quota, view.uid or 0)
             view.namespace = os.open("/proc/thread-self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
         except OSError as e:
             failed.append(e)
@@ -162,7 +163,7 @@ def _mount(view: View, place: str, names: Mapping[str, Path], quota: Quota | Non
         )
 
 
-def _quota(place: str, quota: Quota, uid: int) -> int:
+def _quota(place: str, quota: Quota, uid: int) -> dict[str, int]:
     for name, options in quota.file_systems.items():
         Path(place, name).mkdir()
         _tmpfs(f"{place}/{name}", f"{options},uid={uid},gid={uid}")
@@ -171,7 +172,11 @@ def _quota(place: str, quota: Quota, uid: int) -> int:
         (folder / name).mkdir()
         (folder / name).chmod(0o755)
         os.chown(folder / name, uid, uid)
-    return os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    return _opened(Path(place), quota)
+
+
+def _opened(place: Path, quota: Quota) -> dict[str, int]:
+    return {name: os.open(place / name, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) for name in quota.file_systems}
 
 
 def _tmpfs(target: str, options: str) -> None:
@@ -209,7 +214,7 @@ def _mount_as_plain_user(view: View, place: str, quota: Quota) -> None:
             view.place = place
             view.namespace = os.open(f"{held}/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
             view.user_namespace = os.open(f"{held}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
-            view.quota = os.open(f"{held}/root{place}/quota", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            view.file_systems = _opened(Path(f"{held}/root{place}"), quota)
             return
         reason = process.stderr.read().decode("utf-8", "replace").strip()
     raise IsolationMissing(f"a workspace of limited size can't be mounted here ({reason})")

@@ -183,14 +183,15 @@ class StrictSession(BwrapSession):
         return ended
 
     def _used(self) -> int:
-        assert self._ground is not None
-        found = os.fstatvfs(self._ground.view.quota)
-        return (found.f_blocks - found.f_bfree) * found.f_frsize
+        """Bytes of memory that files of earlier commands hold."""
+        return sum((found.f_blocks - found.f_bfree) * found.f_frsize for found in self._file_systems())
 
     def _full(self) -> bool:
+        return any(found.f_bavail == 0 or found.f_favail == 0 for found in self._file_systems())
+
+    def _file_systems(self) -> list[os.statvfs_result]:
         assert self._ground is not None
-        found = os.fstatvfs(self._ground.view.quota)
-        return found.f_bavail == 0 or found.f_favail == 0
+        return [os.fstatvfs(fd) for fd in self._ground.view.file_systems.values()]
 
     def _read_tree(self) -> Ended:
         with self._lock:
