@@ -38,6 +38,7 @@ def egress_to(index: PackageIndex, root) -> ProxyEgress:
 def test_pip_installs_through_the_proxy_and_what_is_not_listed_is_blocked_and_reported(sandboxes, index, tmp_path):
     target = tmp_path / "made"
     target.mkdir()
+    index.asked.clear()
     with egress_to(index, tmp_path / "egress").open() as way:
         spec = SandboxSpec(
             git_dir=sandboxes.git_dir,

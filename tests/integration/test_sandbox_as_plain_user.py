@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests import plain_user
-from worker.adapters.sandbox import cgroup
+from worker.adapters.sandbox import cgroup, delegation
 from worker.errors import IsolationMissing
 
 FILES = (
@@ -27,9 +27,9 @@ def delegated():
     """A control group that the plain user owns, as an administrator would hand it over."""
     mounts = Path("/proc/self/mounts").read_text()
     try:
-        bases = [cgroup.find().base]
+        bases = [delegation.find().base]
         if bases[0].version == 1:  # a user whose own group is not below may not join those of v2
-            bases.append(cgroup.find(mounts="\n".join(x for x in mounts.splitlines() if " cgroup2 " not in x)).base)
+            bases.append(delegation.find(mounts="\n".join(x for x in mounts.splitlines() if " cgroup2 " not in x)).base)
     except IsolationMissing:
         yield {}  # the suites skip level strict, and say why
         return

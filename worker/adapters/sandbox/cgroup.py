@@ -8,14 +8,13 @@ from __future__ import annotations
 import os
 import secrets
 import signal
-import subprocess
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from worker.errors import IsolationMissing, SandboxUnavailable
+from worker.errors import SandboxUnavailable
 
 NAME = "devstral-fix"
 CONTROLLERS = ("memory", "pids", "cpu")
@@ -42,7 +41,7 @@ class Group:
             folders["cpu"] = self.folders["cpu"]
         made = Group(self.version, folders, self.ender)
         if self.version == 2:
-            _write(self.folders["memory"] / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+            write(self.folders["memory"] / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
         for folder in dict.fromkeys(made.folders.values()):
             if folder not in self.folders.values():
                 folder.mkdir()
@@ -52,25 +51,25 @@ class Group:
         """Bytes, swap included."""
         folder = self.folders["memory"]
         if self.version == 2:
-            _write(folder / "memory.max", str(size))
+            write(folder / "memory.max", str(size))
             _optional(folder / "memory.swap.max", "0")
             return
         # Memory may never be above memory + swap, so the order depends on whether the limit rises.
         swap = folder / "memory.memsw.limit_in_bytes"
         _optional(swap, str(size))
-        _write(folder / "memory.limit_in_bytes", str(size))
+        write(folder / "memory.limit_in_bytes", str(size))
         _optional(swap, str(size))
 
     def limit_processes(self, count: int) -> None:
-        _write(self.folders["pids"] / "pids.max", str(count))
+        write(self.folders["pids"] / "pids.max", str(count))
 
     def limit_cpus(self, cpus: float) -> None:
         quota = max(1000, int(cpus * _PERIOD))
         if self.version == 2:
-            _write(self.folders["cpu"] / "cpu.max", f"{quota} {_PERIOD}")
+            write(self.folders["cpu"] / "cpu.max", f"{quota} {_PERIOD}")
             return
-        _write(self.folders["cpu"] / "cpu.cfs_period_us", str(_PERIOD))
-        _write(self.folders["cpu"] / "cpu.cfs_quota_us", str(quota))
+        write(self.folders["cpu"] / "cpu.cfs_period_us", str(_PERIOD))
+        write(self.folders["cpu"] / "cpu.cfs_quota_us", str(quota))
 
     @property
     def procs(self) -> list[Path]:
@@ -107,10 +106,10 @@ class Group:
     def _kill_once(self) -> None:
         folder = self.folders[self.ender]
         if self.ender == "unified":
-            _write(folder / "cgroup.kill", "1")
+            write(folder / "cgroup.kill", "1")
             return
         # Frozen, nothing can fork away from the list or leave its pid to somebody else.
-        _write(folder / "freezer.state", "FROZEN")
+        write(folder / "freezer.state", "FROZEN")
         try:
             for pid in self.members():
                 with suppress(ProcessLookupError):
@@ -121,7 +120,7 @@ class Group:
                     finally:
                         os.close(fd)
         finally:
-            _write(folder / "freezer.state", "THAWED")
+            write(folder / "freezer.state", "THAWED")
 
     def remove(self) -> None:
         """Kill what is left in it and below, and take the directories away."""
@@ -159,113 +158,6 @@ class Groups:
                     Group(self._base.version, folders, self._base.ender).remove()
 
 
-def find(below: str | None = None, *, mounts: str | None = None, own: str | None = None) -> Groups:
-    """Where this process may make groups: `below` (a path in every hierarchy, such as one delegated to a user), else
-    as root the top of the hierarchies, else its own group. `mounts` and `own` are the texts of /proc/self/mounts and
-    /proc/self/cgroup. IsolationMissing names what can't be limited, and the command that mends it."""
-    mounts = Path("/proc/self/mounts").read_text() if mounts is None else mounts
-    own = Path("/proc/self/cgroup").read_text() if own is None else own
-    tops, unified = _tops(mounts)
-    paths = _own_paths(own)
-    name = NAME if below is None else below.strip("/")
-    root = os.geteuid() == 0
-
-    def place(key: str, top: Path) -> Path:
-        if below is not None or root:
-            return top / name
-        return top / paths.get(key, "/").strip("/") / NAME
-
-    if unified is not None and set(CONTROLLERS) <= _words(unified / "cgroup.controllers"):
-        base = place("unified", unified)
-        return _try(Group(2, dict.fromkeys((*CONTROLLERS, "unified"), base), "unified"))
-    missing = [key for key in CONTROLLERS if key not in tops]
-    if missing:
-        raise IsolationMissing(
-            f"no control group limits {', '.join(missing)} here; as root: "
-            f"mkdir -p /sys/fs/cgroup/{missing[0]} && mount -t cgroup -o {missing[0]} none /sys/fs/cgroup/{missing[0]}"
-        )
-    folders = {key: place(key, tops[key]) for key in CONTROLLERS}
-    # To join a group of v2 waits for every processor of the machine (13 to 26 ms measured), a thread's way into v1
-    # does not; so where both are mounted the freezer ends what runs.
-    if "freezer" in tops:
-        return _try(Group(1, {**folders, "freezer": place("freezer", tops["freezer"])}, "freezer"))
-    if unified is not None:
-        return _try(Group(1, {**folders, "unified": place("unified", unified)}, "unified"))
-    raise IsolationMissing(
-        "no control group can be killed here; as root: "
-        "mkdir -p /sys/fs/cgroup/freezer && mount -t cgroup -o freezer none /sys/fs/cgroup/freezer"
-    )
-
-
-def _try(base: Group) -> Groups:
-    """Make the base, then a group with every limit in it, as a session would."""
-    try:
-        if base.version == 2:
-            _hand_down(base.folders["memory"])
-        for folder in dict.fromkeys(base.folders.values()):
-            folder.mkdir(exist_ok=True)
-        groups = Groups(base)
-        trial = groups.make()
-        try:
-            trial.limit_memory(64 << 20)
-            trial.limit_processes(8)
-            trial.limit_cpus(0.5)
-            # Where a process may make groups of v2 it may still not move into them from where it is.
-            words = ["/bin/sh", "-c", JOIN, "sh", *map(str, trial.procs), "--", "true"]
-            if subprocess.run(words, stderr=subprocess.DEVNULL, timeout=20, check=False, env={}).returncode != 0:
-                raise PermissionError(f"no process may move from here into {trial.folders[trial.ender].parent}")
-            if trial.ender == "unified" and not (trial.folders["unified"] / "cgroup.kill").exists():
-                raise IsolationMissing("control groups of this kernel can't be killed: Linux 5.14 is needed, or v1")
-        finally:
-            trial.remove()
-    except OSError as e:
-        where = " ".join(str(folder) for folder in dict.fromkeys(base.folders.values()))
-        mend = (
-            f"mkdir -p {where} && chown -R {os.geteuid()} {where}"
-            if base.version == 1
-            else "systemd-run --user --scope -p Delegate=yes COMMAND (no root needed)"
-        )
-        raise IsolationMissing(f"control groups can't be made here ({e}); as root: {mend}") from e
-    return groups
-
-
-def _hand_down(base: Path) -> None:
-    """Let a v2 parent give its controllers to `base`. A group with members can't: ours moves into a leaf first."""
-    switch = base.parent / "cgroup.subtree_control"
-    wanted = " ".join(f"+{name}" for name in CONTROLLERS)
-    if set(CONTROLLERS) <= _words(switch):
-        return
-    try:
-        _write(switch, wanted)
-    except OSError:
-        leaf = base.parent / "service"
-        leaf.mkdir(exist_ok=True)
-        _write(leaf / "cgroup.procs", str(os.getpid()))
-        _write(switch, wanted)
-
-
-def _tops(mounts: str) -> tuple[dict[str, Path], Path | None]:
-    """The mount point of each v1 controller, and of v2."""
-    tops: dict[str, Path] = {}
-    unified = None
-    for fields in map(str.split, mounts.splitlines()):
-        if fields[2] == "cgroup2":
-            unified = Path(fields[1])
-        elif fields[2] == "cgroup":
-            for option in fields[3].split(","):
-                tops.setdefault(option, Path(fields[1]))
-    return tops, unified
-
-
-def _own_paths(own: str) -> dict[str, str]:
-    paths: dict[str, str] = {}
-    for line in own.splitlines():
-        number, controllers, path = line.split(":", 2)
-        for name in controllers.split(",") if number != "0" else ["unified"]:
-            paths[name] = path
-    return paths
-
-
 def _owner(pid: int) -> str:
     """`PID-STARTED`; another time, or none, tells that the number belongs to somebody else now."""
     try:
@@ -283,14 +175,7 @@ def _field(path: Path, name: str) -> int:
     return 0
 
 
-def _words(path: Path) -> set[str]:
-    try:
-        return set(path.read_text().split())
-    except OSError:
-        return set()
-
-
-def _write(path: Path, value: str) -> None:
+def write(path: Path, value: str) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
         os.write(fd, value.encode())
@@ -301,7 +186,7 @@ def _write(path: Path, value: str) -> None:
 def _optional(path: Path, value: str) -> None:
     """Swap may not be accounted for."""
     with suppress(OSError):
-        _write(path, value)
+        write(path, value)
 
 
 def _remove(folder: Path) -> None:
