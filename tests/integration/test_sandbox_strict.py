@@ -479,6 +479,24 @@ def test_what_resets_leave_to_unmount_is_gone_when_the_session_is_closed(box, mo
     assert _held() == before
 
 
+@pytest.mark.skipif(not ROOT, reason="makes a group in the freezer hierarchy")
+def test_what_a_worker_left_frozen_is_swept():
+    groups = delegation.find()
+    left = groups.base.child("999999999-1-frozen")
+    try:
+        if left.ender != "freezer":
+            pytest.skip("the freezer of v1 is not mounted here")
+        words = ["sh", "-c", cgroup.JOIN, "sh", *map(str, left.procs), "--", "sh", "-c", "echo in; sleep 600"]
+        with subprocess.Popen(words, stdout=subprocess.PIPE) as process:
+            assert process.stdout.readline() == b"in\n"
+            (left.folders["freezer"] / "freezer.state").write_text("FROZEN")
+            groups.sweep()
+            assert process.wait(5) == -9
+        assert not any(folder.exists() for folder in left.folders.values())
+    finally:
+        left.remove()
+
+
 def test_groups_of_dead_processes_are_swept(box):
     base = box.sandbox._groups.base
     dead = base.child("999999999-1-abc")
