@@ -11,14 +11,14 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from agent.errors import Cancelled
-from agent.types import ExitStatus, Step, Usage
+from agent.types import ExitStatus
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
 from worker.heartbeat import Heartbeat, Holding, owner_name
 from worker.runs import ledger, setups, states
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
+from worker.stages.journal import LeasedJournal, ShuttingDown
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.store.models import Run, RunState
@@ -27,45 +27,6 @@ from worker.store.session import Store, after_commit
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
-
-
-class ShuttingDown(Transient):
-    """This worker is asked to stop; the run goes on elsewhere."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeasedJournal:
-    """Writes a trajectory to the store under its lease. Three short transactions a step; none is open in between."""
-
-    store: Store
-    holding: Holding
-    stopping: threading.Event
-    profile: str
-    model: str
-
-    def checkpoint(self) -> None:
-        self.holding.check()
-        if self.holding.cancelled_by is not None:
-            raise Cancelled(f"cancelled by {self.holding.cancelled_by}")
-        if self.stopping.is_set():
-            raise ShuttingDown("the worker is shutting down")
-
-    def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
-        with self.store.transaction() as session:
-            ledger.book(
-                session,
-                self.holding.lease,
-                call=call,
-                usage=usage,
-                cost=usd,
-                seconds=seconds,
-                profile=self.profile,
-                model=self.model,
-            )
-
-    def step(self, step: Step) -> None:
-        with self.store.transaction() as session:
-            ledger.record_step(session, self.holding.lease, step)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,94 @@
+"""Commands that need no service around them: the demo, and a fix of a local repository."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from agent.protocols import Isolation
+from worker.commands.base import EXIT_UNSOLVED, settings
+
+
+@click.command(epilog="Example: devstral-fix demo --json")
+@click.option("--model", default=None, help="scripted:FILE or openai:URL#NAME; the default is the demo's own script.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@click.option("--keep", is_flag=True, help="Keep the demo's directory (servers' data, logs, repository).")
+@click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the script as it was asked.")
+def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -> None:
+    """Run the whole way of one issue on this machine: label, queue, sandbox, evidence, pull request."""
+    from worker.demo.run import demo as run
+
+    sys.exit(run(model=model, as_json=as_json, keep=keep, record=record))
+
+
+@click.command(
+    epilog="Example: devstral-fix fix --repo . --issue-file issue.md --model openai:http://127.0.0.1:8000/v1#m"
+)
+@click.option(
+    "--repo", type=click.Path(exists=True, file_okay=False, path_type=Path), required=True, help="A git repository."
+)
+@click.option("--issue-file", type=click.File(encoding="utf-8", errors="replace"), required=True, help="- for stdin.")
+@click.option("--model", default=None, help="scripted:FILE or openai:URL#NAME (default: DEVSTRAL_FIX_MODEL).")
+@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the patch here.")
+@click.option("--trajectory", type=click.Path(dir_okay=False, path_type=Path), help="Keep the trajectory (JSON lines).")
+@click.option("--isolation", type=click.Choice([i.value for i in Isolation]), default="basic", show_default=True)
+@click.option("--setup/--no-setup", default=True, show_default=True, help="Install what the repository needs, first.")
+@click.option("--apply", "apply_patch", is_flag=True, help="Change the repository's files as the patch says.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the patch.")
+def fix(
+    repo: Path,
+    issue_file: Any,
+    model: str | None,
+    output: Path | None,
+    trajectory: Path | None,
+    isolation: str,
+    *,
+    setup: bool,
+    apply_patch: bool,
+    as_json: bool,
+) -> None:
+    """Fix an issue in a local git repository and print the patch; the repository stays untouched.
+
+    The issue file's first line is the title. --apply changes the files only for a fixed or partial outcome. Exit
+    status: 0 fixed, 2 wrong usage, 3 could not run, 4 ran to its end without a fix.
+    """
+    from worker import local
+
+    for name, path in (("--output", output), ("--trajectory", trajectory)):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise click.BadParameter(f"{path.parent} is no directory", param_hint=name)
+    if trajectory is not None and trajectory.exists():
+        raise click.BadParameter(f"{trajectory} exists", param_hint="--trajectory")
+    top = local.work_tree(repo.resolve()) if apply_patch else None
+    text = issue_file.read()
+    title, _, body = text.strip().partition("\n")
+    if not title:
+        raise click.BadParameter("the file is empty", param_hint="--issue-file")
+    result = local.fix(
+        settings(model=model, isolation=isolation),
+        repo=repo.resolve(),
+        title=title.lstrip("# ").strip(),
+        body=body.strip(),
+        trajectory=trajectory,
+        set_up=setup,
+        note=lambda line: click.echo(line, err=True),
+    )
+    diff = result.patch.diff.encode("utf-8", "surrogateescape")
+    if output is not None:
+        output.write_bytes(diff)
+    if as_json:
+        click.echo(json.dumps(local.summary(result)))
+    elif output is None:
+        sys.stdout.buffer.write(diff)
+    click.echo(f"outcome: {result.verdict.outcome.value} ({result.verdict.reason})", err=True)
+    if top is not None and result.deliverable:
+        sys.stdout.flush()  # the patch is out, whatever becomes of applying it
+        local.apply_to(top, result.patch)
+        click.echo(f"applied to {top}", err=True)
+    elif top is not None:
+        click.echo("not applied", err=True)
+    sys.exit(0 if result.verdict.outcome.value == "fixed" else EXIT_UNSOLVED)
