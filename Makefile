@@ -60,8 +60,8 @@ bench-sandbox: setup ## Speed of sandboxes and snapshots; writes docs/benchmarks
 lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and package-lock.json (needs npm).
 	@set -x; compile="uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
 		--no-annotate $(ARGS)"; \
-	$$compile pyproject.toml --extra embedded --group dev --output-file requirements/dev.txt; \
-	$$compile pyproject.toml --constraint requirements/dev.txt --output-file requirements/runtime.txt; \
+	$$compile pyproject.toml --extra embedded --extra tracing --group dev --output-file requirements/dev.txt; \
+	$$compile pyproject.toml --extra tracing --constraint requirements/dev.txt --output-file requirements/runtime.txt; \
 	$$compile --group build --constraint requirements/dev.txt --output-file requirements/build.txt; \
 	$$compile --group node --output-file requirements/node.txt; \
 	npm install --package-lock-only --loglevel=error

@@ -6,10 +6,11 @@ from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from worker.settings import Settings
-from worker.store import models
+from worker.store import models, notifications
 from worker.store.base import Base
 
-assert models.Run.metadata is Base.metadata  # importing the module is what fills the metadata
+# Importing the modules is what fills the metadata.
+assert all(table.metadata is Base.metadata for table in (models.Run, notifications.Notification))
 LOCK = 0x64657673  # "devs": two processes that migrate at once take turns
 
 

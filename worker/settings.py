@@ -87,6 +87,14 @@ class Settings(BaseSettings):
         default=None,
         description="path in every control group hierarchy where groups may be made, such as a delegated one",
     )
+    metrics_listen: str | None = Field(
+        default=None, description="host:port where this process shows its metrics to Prometheus; unset: nowhere"
+    )
+    otlp_endpoint: str | None = Field(
+        default=None, description="base URL of an OTLP/HTTP collector that gets traces; unset: none are made"
+    )
+    notify_url: str | None = Field(default=None, description="gets a signed POST when a batch ends and on alarms")
+    notify_secret: SecretStr | None = Field(default=None, description="what those are signed with")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="before")

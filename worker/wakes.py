@@ -12,6 +12,7 @@ PURSUE = "devstral_fix.pursue"
 VERIFY = "devstral_fix.verify"
 DELIVER = "devstral_fix.deliver"
 SWEEP = "devstral_fix.sweep"
+NOTIFY = "devstral_fix.notify"
 
 
 def gpu_queue(profile: str) -> str:
@@ -42,6 +43,11 @@ def permit(profile: str) -> Wake:
 def setup(run_id: UUID) -> Wake:
     """Make the layer that a run waits for; harmless when it is there, in the making, or no longer waited for."""
     return Wake(task=SETUP, queue=CPU, id=run_id)
+
+
+def notify() -> Wake:
+    """A permit to send what the notification hook is to be told, until nothing is due."""
+    return Wake(task=NOTIFY, queue=DEFAULT, drains=True)
 
 
 def verify(run_id: UUID) -> Wake:

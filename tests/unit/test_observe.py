@@ -1,0 +1,127 @@
+"""Metrics over real HTTP, and traces whose context goes through text, as it goes through rows."""
+
+from __future__ import annotations
+
+import socket
+import urllib.request
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from agent.types import Outcome, Usage
+from worker.errors import SettingsError
+from worker.observe import Metrics, Tracing
+from worker.observe.exposition import address, exposed
+
+
+def scrape(metrics: Metrics) -> dict[str, float]:
+    with exposed(metrics.registry, "127.0.0.1:0") as port:
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5).read().decode()
+    rows = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+    return {name: float(value) for name, value in rows if "_created" not in name}
+
+
+def test_what_was_counted_is_shown() -> None:
+    metrics = Metrics(tools=frozenset({"bash"}))
+    metrics.claimed("small-24b", 0.02)
+    metrics.run_ended(state="delivered", outcome=Outcome.FIXED, kind="fix", profile="small-24b")
+    metrics.spent("m", "acme/textkit", Usage(prompt=100, cached=90, completion=5), 0.25)
+    metrics.malformed_call("m", "vllm 1", "bash")
+    metrics.port_failed("sandbox", OSError("secret"))
+    shown = scrape(metrics)
+    assert shown['devstral_fix_claim_latency_seconds_bucket{le="0.025",profile="small-24b"}'] == 1
+    assert shown['devstral_fix_claim_latency_seconds_bucket{le="0.01",profile="small-24b"}'] == 0
+    ended = 'devstral_fix_runs_ended_total{kind="fix",outcome="fixed",profile="small-24b",state="delivered"}'
+    assert shown[ended] == 1
+    tokens = 'devstral_fix_tokens_total{{kind="{}",model="m",repository="acme/textkit"}}'
+    assert [shown[tokens.format(kind)] for kind in ("prompt", "cached", "completion")] == [10, 90, 5]
+    assert shown['devstral_fix_cost_usd_total{model="m",repository="acme/textkit"}'] == 0.25
+    assert shown['devstral_fix_malformed_tool_calls_total{engine="vllm 1",model="m",tool="bash"}'] == 1
+    assert not any("secret" in name for name in shown)
+
+
+def test_a_name_that_a_model_invented_is_no_label() -> None:
+    metrics = Metrics(tools=frozenset({"bash"}))
+    for name in ("made_up_1", "made_up_2"):
+        metrics.malformed_call("m", "e", name)
+    assert scrape(metrics)['devstral_fix_malformed_tool_calls_total{engine="e",model="m",tool="other"}'] == 2
+
+
+def test_without_an_address_nothing_listens() -> None:
+    with exposed(Metrics().registry, None) as port:
+        assert port is None
+
+
+def test_the_port_is_free_again_afterwards() -> None:
+    with exposed(Metrics().registry, "127.0.0.1:0") as port:
+        assert port is not None
+    with socket.socket() as s:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        s.bind(("127.0.0.1", port))
+
+
+@pytest.mark.parametrize("listen", ["9101", ":9101", "127.0.0.1", "127.0.0.1:99999", "http://127.0.0.1:1"])
+def test_an_address_that_is_none_is_told(listen: str) -> None:
+    with pytest.raises(SettingsError, match="DEVSTRAL_FIX_METRICS_LISTEN"), exposed(Metrics().registry, listen):
+        pass
+
+
+def test_addresses_of_both_kinds() -> None:
+    assert address("[::1]:9101") == ("::1", 9101)
+    assert address("metrics.internal:0") == ("metrics.internal", 0)
+
+
+def test_an_address_in_use_is_told() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        listen = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(SettingsError, match="can't be had"), exposed(Metrics().registry, listen):
+            pass
+
+
+# -- traces -----------------------------------------------------------------------------------------------------------
+
+
+def tracing() -> tuple[Tracing, InMemorySpanExporter]:
+    provider, spans = TracerProvider(), InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(spans))
+    return Tracing(provider), spans
+
+
+def test_a_trace_goes_on_in_another_process() -> None:
+    here, first = tracing()
+    with here.span("webhook", server=True, repository="acme/textkit", nothing=None) as root:
+        kept = root.traceparent
+    there, second = tracing()
+    with there.span("pursue", parent=kept):
+        there.past("model_call", 2.0, tokens=7)
+    (webhook,) = first.get_finished_spans()
+    call, pursue = second.get_finished_spans()
+    assert webhook.context
+    assert pursue.context
+    assert pursue.parent
+    assert call.parent
+    assert pursue.context.trace_id == call.context.trace_id == webhook.context.trace_id
+    assert pursue.parent.span_id == webhook.context.span_id
+    assert call.parent.span_id == pursue.context.span_id
+    assert call.start_time
+    assert call.end_time
+    assert call.end_time - call.start_time == 2_000_000_000
+    assert dict(webhook.attributes or {}) == {"devstral_fix.repository": "acme/textkit"}
+
+
+def test_a_failure_is_marked_by_its_type_alone() -> None:
+    here, spans = tracing()
+    with pytest.raises(ValueError, match="a stranger"), here.span("pursue"):
+        raise ValueError("a stranger's words")
+    (span,) = spans.get_finished_spans()
+    assert (span.status.is_ok, span.status.description, span.events) == (False, "ValueError", ())
+
+
+def test_tracing_is_off_by_default() -> None:
+    off = Tracing.to(None, role="gpu")
+    with off.span("webhook") as root:
+        off.past("model_call", 1.0)
+        assert root.traceparent is None
+    off.close()

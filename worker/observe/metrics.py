@@ -1,0 +1,102 @@
+"""What one process counts, as Prometheus metrics in a registry of its own.
+
+Names start with `devstral_fix_`; times are seconds, money is USD. Labels are of few values: models, profiles, tools,
+repositories that are worked on here; never a run, a person, or a text that a stranger wrote.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from agent.types import Outcome, Usage
+
+NAMESPACE = "devstral_fix"
+_WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600, 4 * 3600)
+_CALLS = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
+_COMMANDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
+OTHER_TOOL = "other"
+
+
+class Metrics:
+    """One per process. Safe for threads; every method is a few microseconds and raises nothing."""
+
+    def __init__(self, *, tools: frozenset[str] = frozenset()) -> None:
+        """`tools`: names that may become a label; a name that a model invented counts as `other`."""
+        self.registry = CollectorRegistry()
+        self._tools = tools
+        self._claims = self._histogram("claim_latency_seconds", "From claimable to claimed.", ["profile"], _WAITS)
+        self._ended = self._counter("runs_ended", "Runs that ended here.", ["state", "outcome", "kind", "profile"])
+        self._stages = self._counter("stage_ends", "Ends of a stage's work on a run.", ["stage", "end"])
+        self._takeovers = self._counter("lease_takeovers", "Leases that ran out and were taken from their worker.", [])
+        self._lost = self._counter("leases_lost", "Leases that this process held and lost.", [])
+        self._deliveries = self._counter("deliveries", "Deliveries handled here.", ["state"])
+        self._calls = self._histogram("model_call_seconds", "Model calls.", ["model", "finish"], _CALLS)
+        self._tokens = self._counter("tokens", "Tokens of model calls.", ["model", "repository", "kind"])
+        self._cost = self._counter("cost_usd", "Booked cost of model calls.", ["model", "repository"])
+        self._malformed = self._counter(
+            "malformed_tool_calls", "Tool calls that could not be run as written.", ["model", "engine", "tool"]
+        )
+        self._unusable = self._counter(
+            "unusable_answers", "Answers of which nothing could be used.", ["model", "engine"]
+        )
+        self._commands = self._histogram("command_seconds", "Sandboxed commands.", ["status"], _COMMANDS)
+        self._errors = self._counter("port_errors", "Failures of what the agent stands on.", ["port", "error"])
+        self._gate_waits = self._histogram("gate_wait_seconds", "Waits for room.", ["gate"], _WAITS)
+        self._gates = self._gauge("gate", "A gate's room: capacity, held, waiting.", ["gate", "what"])
+
+    def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
+        return Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
+        return Gauge(name, text, labels, namespace=NAMESPACE, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, labels: list[str], buckets: tuple[float, ...]) -> Histogram:
+        return Histogram(name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
+
+    def claimed(self, profile: str, waited: float) -> None:
+        self._claims.labels(profile).observe(max(waited, 0.0))
+
+    def run_ended(self, *, state: str, outcome: Outcome | None, kind: str, profile: str) -> None:
+        self._ended.labels(state, outcome.value if outcome else "none", kind, profile).inc()
+
+    def stage_ended(self, stage: str, end: str) -> None:
+        """`end`: done, given_back, failed, lease_lost, cancelled or held."""
+        self._stages.labels(stage, end).inc()
+
+    def taken_over(self, leases: int) -> None:
+        self._takeovers.inc(leases)
+
+    def lease_lost(self) -> None:
+        self._lost.inc()
+
+    def delivery_handled(self, state: str) -> None:
+        self._deliveries.labels(state).inc()
+
+    def model_called(self, model: str, finish: str, seconds: float) -> None:
+        self._calls.labels(model, finish).observe(seconds)
+
+    def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
+        self._tokens.labels(model, repository, "prompt").inc(usage.prompt - usage.cached)
+        self._tokens.labels(model, repository, "cached").inc(usage.cached)
+        self._tokens.labels(model, repository, "completion").inc(usage.completion)
+        self._cost.labels(model, repository).inc(usd)
+
+    def malformed_call(self, model: str, engine: str, tool: str) -> None:
+        self._malformed.labels(model, engine, tool if tool in self._tools else OTHER_TOOL).inc()
+
+    def unusable_answer(self, model: str, engine: str) -> None:
+        self._unusable.labels(model, engine).inc()
+
+    def command_ran(self, status: str, seconds: float) -> None:
+        self._commands.labels(status).observe(seconds)
+
+    def port_failed(self, port: str, error: BaseException) -> None:
+        """`port`: model or sandbox."""
+        self._errors.labels(port, type(error).__name__).inc()
+
+    def gate_waited(self, gate: str, seconds: float) -> None:
+        self._gate_waits.labels(gate).observe(seconds)
+
+    def gate(self, gate: str, *, capacity: float, held: float, waiting: float) -> None:
+        for what, value in (("capacity", capacity), ("held", held), ("waiting", waiting)):
+            self._gates.labels(gate, what).set(value)
