@@ -16,8 +16,8 @@ from sqlalchemy import select, update
 
 from worker.adapters.hook import WebhookNotifier
 from worker.errors import SettingsError
-from worker.runs import notices
-from worker.runs.notices import Kind
+from worker.runs import notifications
+from worker.runs.notifications import Kind
 from worker.stages.notify import Notify
 from worker.store.notifications import Notification
 from worker.store.session import Store
@@ -71,7 +71,7 @@ def notify(store: Store, receiver: Receiver) -> Iterator[Notify]:
 
 def noted(store: Store, about: str = "b1") -> bool:
     with store.transaction() as session:
-        return notices.notice(session, Kind.BATCH_FINISHED, about, runs=3)
+        return notifications.note(session, Kind.BATCH_FINISHED, about, runs=3)
 
 
 def rows(store: Store) -> list[Notification]:

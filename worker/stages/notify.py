@@ -13,7 +13,7 @@ from uuid import UUID
 
 from agent.types import Frozen
 from worker.errors import Permanent, Transient
-from worker.runs import notices
+from worker.runs import notifications
 from worker.store.session import Store
 
 log = logging.getLogger(__name__)
@@ -49,11 +49,11 @@ class Notify:
 
     def _next(self) -> bool:
         with self.store.transaction() as session:
-            row = notices.claim(session, seconds=CLAIM_SECONDS)
+            row = notifications.claim(session, seconds=CLAIM_SECONDS)
             if row is None:
                 return False
             if self.notifier is None:
-                notices.finish(session, row.id, reason="no hook is set")
+                notifications.finish(session, row.id, reason="no hook is set")
                 return True
         message = Message(id=row.id, kind=row.kind, created_at=row.created_at, data=row.payload)
         try:
@@ -61,16 +61,16 @@ class Notify:
         except Transient as error:
             pause = min(SHORTEST_PAUSE * 2.0 ** min(row.attempt - 1, 20), LONGEST_PAUSE)
             with self.store.transaction() as session:
-                given_up = notices.postpone(
+                given_up = notifications.postpone(
                     session, row.id, reason=str(error), seconds=pause, patience=PATIENCE_SECONDS
                 )
             log.warning("notification_postponed", extra={"kind": row.kind, "why": str(error), "given_up": given_up})
         except Permanent as error:
             log.error("notification_refused", extra={"kind": row.kind, "why": str(error)})  # noqa: TRY400 - no trace
             with self.store.transaction() as session:
-                notices.finish(session, row.id, reason=str(error))
+                notifications.finish(session, row.id, reason=str(error))
         else:
             with self.store.transaction() as session:
-                notices.finish(session, row.id)
+                notifications.finish(session, row.id)
             log.info("notified", extra={"kind": row.kind, "notification": row.id})
         return True

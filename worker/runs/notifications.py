@@ -23,7 +23,7 @@ class Kind(StrEnum):
     MODEL_DOWN = "model_down"
 
 
-def notice(session: Session, kind: Kind, about: str, **payload: Any) -> bool:
+def note(session: Session, kind: Kind, about: str, **payload: Any) -> bool:
     """Note something to tell; False when `kind` was told `about` this before."""
     values = {"key": f"{kind.value}:{about}", "kind": kind.value, "payload": payload}
     statement = insert(Notification).values(**values).on_conflict_do_nothing(index_elements=[Notification.key])
