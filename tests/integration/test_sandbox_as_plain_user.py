@@ -35,7 +35,7 @@ def delegated():
         return
     folders = {folder / f"plain-{os.getpid()}" for base in bases for folder in base.folders.values()}
     for folder in folders:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         for path in (folder, folder / "cgroup.procs", folder / "tasks"):
             if path.exists():
                 os.chown(path, plain_user.NOBODY, plain_user.NOBODY)
