@@ -15,6 +15,7 @@ FILES = (
     "contracts/test_sandbox_contract.py",
     "integration/test_egress_sandbox.py",
     "integration/test_layers.py",
+    "integration/test_sandbox_basic.py",
     "integration/test_sandbox_strict.py",
 )
 

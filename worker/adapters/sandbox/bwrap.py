@@ -76,8 +76,11 @@ class BwrapSandbox:
         self._root = root.resolve()
         self._homes = Homes(self._root, "s-")
         self._drop = os.geteuid() == 0
-        (self._root / "etc").mkdir(exist_ok=True)
-        (self._root / "etc").chmod(0o755)
+        for name in ("etc", "proof", "proof/folder"):
+            (self._root / name).mkdir(exist_ok=True)
+            (self._root / name).chmod(0o755)
+            if name != "etc" and self._agent is not None:  # owned as bases are: else it can't be changed
+                os.chown(self._root / name, self._agent, self._agent)
         for name, content in ETC_FILES.items():
             _replace(self._root / "etc" / name, content)
         self._homes.sweep()
@@ -194,7 +197,8 @@ class BwrapSandbox:
         return stage.make([*self._sources(), *more], uid, stage.Quota(size, limits.tmp_bytes))
 
     def _prove_strict(self) -> None:
-        """Start one long-lived sandbox with every limit, on an empty base."""
+        """Start one long-lived sandbox with every limit, and remove a folder of its base: before Linux 6.6 files in
+        memory had no attributes of users, without which an overlay can't hide one."""
         assert self._groups is not None
         limits = SandboxLimits()
         group = self._groups.make()
@@ -204,7 +208,7 @@ class BwrapSandbox:
             view = self._view([], self._agent, limits)
             stack.callback(view.close)
             quota = f"{view.place}/quota"
-            overlay = Overlay(view.path(self._root / "etc"), f"{quota}/upper", f"{quota}/work", WORKSPACE)
+            overlay = Overlay(view.path(self._root / "proof"), f"{quota}/upper", f"{quota}/work", WORKSPACE)
             python = [] if self._python is None else [Mount(view.path(self._python), str(self._python))]
             try:
                 server = Server(
@@ -216,13 +220,17 @@ class BwrapSandbox:
                     command=limited.command,
                 )
                 stack.callback(server.close)
-                program_ = program(["touch", "x"], cwd=WORKSPACE, env={}, limits=limits, grouped=True)
+                words = ["sh", "-c", "rm -r folder && mkdir folder"]
+                program_ = program(words, cwd=WORKSPACE, env={}, limits=limits, grouped=True)
                 ended = server.run(program_, timeout=30.0, keep=4096)
             except SandboxUnavailable as e:
                 raise IsolationMissing(f"strict does not work here: {e}") from e
         if ended.returncode != 0:
             said = ended.stderr.captured().text.strip()[-300:]
-            raise IsolationMissing(f"strict does not work here: a first command ended with {ended.status}: {said}")
+            mend = "; strict needs Linux 6.6 or later" if "Input/output error" in said else ""
+            raise IsolationMissing(
+                f"strict does not work here: a first command ended with {ended.status}: {said}{mend}"
+            )
 
     def _prove(self) -> None:
         """Start one sandbox with everything but a workspace."""
@@ -248,7 +256,7 @@ class BwrapSandbox:
     def _sources(self) -> list[Path]:
         """Directories that every sandbox is made from, session or not."""
         python = [] if self._python is None else [self._python]
-        return [*self._bwrap.folders, self._root / "etc", *python]
+        return [*self._bwrap.folders, self._root / "etc", self._root / "proof", *python]
 
 
 def _replace(path: Path, content: str) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from worker.adapters.sandbox.cgroup import CONTROLLERS, JOIN, NAME, Group, Groups, write
 from worker.errors import IsolationMissing
+
+_MOVES = 5  # tries to empty a group whose members may fork meanwhile
 
 
 def find(below: str | None = None, *, mounts: str | None = None, own: str | None = None) -> Groups:
@@ -82,18 +86,25 @@ def _try(base: Group, ours: bool) -> Groups:
 
 
 def _hand_down(base: Path) -> None:
-    """Let a v2 parent give its controllers to `base`. A group with members can't: ours moves into a leaf first."""
+    """Let a v2 parent give its controllers to `base`. A group with members can't: they move into a leaf first, ours and
+    those beside it (a container's init, whoever started us), as its owner may."""
     switch = base.parent / "cgroup.subtree_control"
     wanted = " ".join(f"+{name}" for name in CONTROLLERS)
     if set(CONTROLLERS) <= _words(switch):
         return
-    try:
-        write(switch, wanted)
-    except OSError:
-        leaf = base.parent / "service"
-        leaf.mkdir(exist_ok=True)
-        write(leaf / "cgroup.procs", str(os.getpid()))
-        write(switch, wanted)
+    for left in reversed(range(_MOVES)):
+        try:
+            write(switch, wanted)
+        except OSError as e:
+            if e.errno != errno.EBUSY or not left:
+                raise
+            leaf = base.parent / "service"
+            leaf.mkdir(exist_ok=True)
+            for pid in sorted(_words(base.parent / "cgroup.procs") - {"0"}):  # 0: of another pid namespace
+                with suppress(ProcessLookupError):
+                    write(leaf / "cgroup.procs", pid)
+        else:
+            return
 
 
 def _tops(mounts: str) -> tuple[dict[str, Path], Path | None]:
