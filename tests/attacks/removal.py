@@ -45,19 +45,8 @@ def drop(*words: str) -> Edit:
     return edit
 
 
-def unsized(target: str) -> Edit:
-    """A temporary filesystem without its `--size`."""
-
-    def edit(line: list[str]) -> list[str]:
-        at = next(i for i in range(len(line)) if line[i : i + 2] == ["--tmpfs", target])
-        size = max(i for i in range(at) if line[i] == "--size")
-        return [*line[:size], *line[size + 2 :]]
-
-    return edit
-
-
 def file_system(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    """Level strict without the limits of one of its file systems in memory."""
+    """Without the limits of one of the file systems in memory."""
     original = stage.Quota.file_systems.fget
 
     def changed(quota: stage.Quota) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.hygiene import check
-from agent.protocols import ExecStatus, Isolation
+from agent.protocols import ExecStatus
 from tests.attacks import removal
 from tests.attacks.probes import FILL, FILL_FILES, LIST, OPEN, inside, outside, root
 from tests.sandboxes import git, sh
@@ -147,29 +147,23 @@ def test_temporary_places_are_bounded(box, row, tmp_path):
 
 
 def test_empty_files_are_bounded_in_temporary_places(box, row, tmp_path):
-    """Each is a file of the kernel's memory. Level basic has no such limit: bubblewrap can't set it, and a plain mount
-    option can't be reached from outside once the sandbox is there."""
+    """Each is a file of the kernel's memory, and takes nothing of a size."""
     with box.session(tmp_bytes=8 << 20) as session:
         for folder in SIZES:
             got = inside(session, FILL_FILES, f"{folder}/many", 3000, 0)
-            assert got == ("ENOSPC" if box.sandbox.isolation is Isolation.STRICT else "open")
+            assert got == "ENOSPC"
             control = outside(FILL_FILES, f"{tmp_path}/{Path(folder).name}", 3000, 0)
             row(f"11 fill {folder} by empty files", got, control=control)
 
 
 @pytest.mark.parametrize("folder", list(SIZES))
-def test_what_the_size_of_a_temporary_place_keeps_closed(box, row, monkeypatch, folder):
-    if box.sandbox.isolation is Isolation.STRICT:
-        removal.file_system(monkeypatch, next(name for name, target in stage.SCRATCH.items() if target == folder))
-        with box.session(tmp_bytes=8 << 20) as session:
-            many = inside(session, FILL_FILES, f"{folder}/many", 3000, 0)
-            assert many == "open"
-            row(f"11 fill {folder} by empty files", many, without=f"nr_inodes of {folder}")
-    else:
-        removal.options(monkeypatch, removal.unsized(folder))
+def test_what_the_limits_of_a_temporary_place_keep_closed(box, row, monkeypatch, folder):
+    removal.file_system(monkeypatch, next(name for name, target in stage.SCRATCH.items() if target == folder))
     with box.session(tmp_bytes=8 << 20) as session:
+        many = inside(session, FILL_FILES, f"{folder}/many", 3000, 0)
         got = inside(session, FILL, f"{folder}/x", (8 << 20) + 1)
-    assert got == "open"
+    assert (many, got) == ("open", "open")
+    row(f"11 fill {folder} by empty files", many, without=f"nr_inodes of {folder}")
     row(f"11 fill {folder} by one file", got, without=f"the size of {folder}")
 
 

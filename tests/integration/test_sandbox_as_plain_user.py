@@ -15,6 +15,7 @@ FILES = (
     "contracts/test_sandbox_contract.py",
     "integration/test_egress_sandbox.py",
     "integration/test_layers.py",
+    "integration/test_sandbox_basic.py",
     "integration/test_sandbox_strict.py",
 )
 
@@ -35,7 +36,7 @@ def delegated():
         return
     folders = {folder / f"plain-{os.getpid()}" for base in bases for folder in base.folders.values()}
     for folder in folders:
-        folder.mkdir()
+        folder.mkdir(parents=True)
         for path in (folder, folder / "cgroup.procs", folder / "tasks"):
             if path.exists():
                 os.chown(path, plain_user.NOBODY, plain_user.NOBODY)

@@ -502,3 +502,40 @@ def test_groups_of_dead_processes_are_swept(box):
     dead = base.child("999999999-1-abc")
     box.sandbox._groups.sweep()
     assert not any(folder.exists() for folder in dead.folders.values())
+
+
+def test_a_group_that_we_made_goes_with_the_last_one_in_it(box):
+    """Whichever process that belongs to, and while others make and remove theirs; one that was handed to us stays."""
+    found = box.sandbox._groups
+    if not found._ours:
+        with box.session():
+            pass
+        assert found.base.folders["memory"].is_dir()
+        return
+    base = found.base.child(f"shared-{os.getpid()}")  # the real one may be in use by other tests
+    groups = cgroup.Groups(base, ours=True)
+    failed: list[OSError] = []
+
+    def churn() -> None:
+        try:
+            for _ in range(40):
+                made = groups.make()
+                made.limit_memory(64 << 20)
+                made.limit_processes(8)
+                made.remove()
+        except OSError as e:
+            failed.append(e)
+
+    threads = [threading.Thread(target=churn) for _ in range(4)]
+    first = groups.make()
+    for thread in threads:
+        thread.start()
+    assert base.folders["memory"].is_dir()
+    first.remove()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    assert not any(folder.exists() for folder in base.folders.values())
+    before = groups.make()
+    before.remove()
+    assert not any(folder.exists() for folder in base.folders.values())

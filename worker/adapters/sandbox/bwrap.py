@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
 from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
 from worker.adapters.sandbox import delegation, mounts, seccomp, stage, uids
 from worker.adapters.sandbox.bases import Bases
+from worker.adapters.sandbox.bwrap_session import Box, BwrapSession
 from worker.adapters.sandbox.cgroup import Groups
-from worker.adapters.sandbox.command import ETC_FILES, WORKSPACE, Mount, Overlay, options, program
+from worker.adapters.sandbox.command import ETC_FILES, WORKSPACE, Mount, Overlay, options, program, system_python
+from worker.adapters.sandbox.homes import Homes, usable
 from worker.adapters.sandbox.persistent import Server, joined
 from worker.adapters.sandbox.probe import Bwrap, find_bwraps, userns_hint
 from worker.adapters.sandbox.process import ours, run
-from worker.adapters.sandbox.session import Box, BwrapSession, Objects, system_python
+from worker.adapters.sandbox.session import Objects
 from worker.adapters.sandbox.stage import View
 from worker.adapters.sandbox.strict import Ground, Limited, StrictSession
-from worker.adapters.sandbox.workspace import Files, object_dirs, object_format, remove
-from worker.errors import IsolationMissing, RepositoryRefused, SandboxUnavailable
+from worker.adapters.sandbox.workspace import Files, object_dirs, object_format
+from worker.errors import IsolationMissing, SandboxUnavailable
 
 
 class BwrapSandbox:
@@ -31,10 +32,11 @@ class BwrapSandbox:
     prefix to show inside (default: the one that runs the service, never its virtual environment). `permit` names
     system calls to leave open, such as `ptrace` for a debugger.
 
-    At level `basic`, `disk_bytes` and `cpus` of a spec are not enforced, and `memory_bytes` bounds the private memory
-    of each process, not their sum. At `strict` all are: files of the workspace live in memory, at most `disk_bytes` of
-    them; `memory_bytes` is what one command may use, its new files included. `cgroup` is a path in every control
-    group hierarchy where groups may be made (default: see `delegation.find`).
+    At level `basic`, `disk_bytes` and `cpus` of a spec are not enforced (nothing but the host's disk limits the files
+    of the workspace), and `memory_bytes` bounds the private memory of each process, not their sum. At `strict` all
+    are: files of the workspace live in memory, at most `disk_bytes` of them; `memory_bytes` is what one command may
+    use, its new files included. `cgroup` is a path in every control group hierarchy where groups may be made
+    (default: see `delegation.find`).
 
     Making one starts a sandbox to prove that it can: IsolationMissing says what is missing and what mends it.
     """
@@ -52,8 +54,7 @@ class BwrapSandbox:
         cgroup: str | None = None,
     ) -> None:
         self._isolation = isolation
-        if not seccomp.supported():
-            raise IsolationMissing(f"no system-call filter for this machine: use {' or '.join(seccomp.ABIS)}")
+        seccomp.require()
         if bwrap is None:
             found = find_bwraps()
             if not found:
@@ -73,13 +74,16 @@ class BwrapSandbox:
         self._filter = seccomp.program(permit=permit)
         self._max_pack_bytes = max_pack_bytes
         self._root = root.resolve()
+        self._homes = Homes(self._root, "s-")
         self._drop = os.geteuid() == 0
-        for name in ("sessions", "uids", "etc"):
-            (self._root / name).mkdir(parents=True, exist_ok=True)
-            (self._root / name).chmod(0o711 if name != "etc" else 0o755)
+        for name in ("etc", "proof", "proof/folder"):
+            (self._root / name).mkdir(exist_ok=True)
+            (self._root / name).chmod(0o755)
+            if name != "etc" and self._agent is not None:  # owned as bases are: else it can't be changed
+                os.chown(self._root / name, self._agent, self._agent)
         for name, content in ETC_FILES.items():
             _replace(self._root / "etc" / name, content)
-        self._sweep()
+        self._homes.sweep()
         self._bases = Bases(self._root / "bases")
         self._bases.sweep()
         self._prove()
@@ -102,17 +106,14 @@ class BwrapSandbox:
             return self._open(spec)
 
     def _open(self, spec: SandboxSpec) -> BwrapSession:
-        git_dir = spec.git_dir.resolve()
-        folders = object_dirs(git_dir)
-        if not folders:
-            raise RepositoryRefused(f"not a git repository: {git_dir}")
+        folders = object_dirs(spec.git_dir)
         with ExitStack() as stack:
-            home = self._home(stack)
+            home = self._homes.make(stack)
             if self._groups is not None:
                 return self._open_strict(spec, home, folders, stack)
-            uid = self._uid(stack)
+            uid = self._homes.uid(stack) if self._drop else None
             given = mounts.give(spec.mounts, uid)
-            view = stage.make([*self._sources(), home, *folders, *given], uid)
+            view = self._view([home, *folders, *given], uid, spec.limits)
             stack.callback(view.close)
             files = Files(home, folders, uid)
             files.make_git_dir(object_format(spec.tree))
@@ -159,7 +160,7 @@ class BwrapSandbox:
         def ground(tree: str) -> Ground:
             base = self._bases.take([str(folders[-1]), spec.tree, tree, str(len(folders))], lambda at: fill(at, tree))
             try:
-                return Ground(base, self._view([base.home, *folders, *given], spec.limits))
+                return Ground(base, self._view([base.home, *folders, *given], self._agent, spec.limits))
             except BaseException:
                 base.release()
                 raise
@@ -184,27 +185,30 @@ class BwrapSandbox:
     @property
     def _agent(self) -> int | None:
         """Who runs the sandboxes of level strict, and owns the bases that they share."""
-        return uids.shared(uids.span(Path("/proc/self/uid_map").read_text())) if self._drop else None
+        return uids.shared(usable()) if self._drop else None
 
     @property
     def _interpreter(self) -> str:
         return "/usr/bin/python3" if self._python is None else str(self._python / "bin" / "python3")
 
-    def _view(self, more: Sequence[Path], limits: SandboxLimits) -> View:
-        return stage.make([*self._sources(), *more], self._agent, stage.Quota(limits.disk_bytes, limits.tmp_bytes))
+    def _view(self, more: Sequence[Path], uid: int | None, limits: SandboxLimits) -> View:
+        """With the file systems in memory that sessions of this level write to."""
+        size = None if self._groups is None else limits.disk_bytes
+        return stage.make([*self._sources(), *more], uid, stage.Quota(size, limits.tmp_bytes))
 
     def _prove_strict(self) -> None:
-        """Start one long-lived sandbox with every limit, on an empty base."""
+        """Start one long-lived sandbox with every limit, and remove a folder of its base: before Linux 6.6 files in
+        memory had no attributes of users, without which an overlay can't hide one."""
         assert self._groups is not None
         limits = SandboxLimits()
         group = self._groups.make()
         with ExitStack() as stack:
             stack.callback(group.remove)
             limited = Limited(group, limits)
-            view = self._view([], limits)
+            view = self._view([], self._agent, limits)
             stack.callback(view.close)
             quota = f"{view.place}/quota"
-            overlay = Overlay(view.path(self._root / "etc"), f"{quota}/upper", f"{quota}/work", WORKSPACE)
+            overlay = Overlay(view.path(self._root / "proof"), f"{quota}/upper", f"{quota}/work", WORKSPACE)
             python = [] if self._python is None else [Mount(view.path(self._python), str(self._python))]
             try:
                 server = Server(
@@ -216,20 +220,24 @@ class BwrapSandbox:
                     command=limited.command,
                 )
                 stack.callback(server.close)
-                program_ = program(["touch", "x"], cwd=WORKSPACE, env={}, limits=limits, grouped=True)
+                words = ["sh", "-c", "rm -r folder && mkdir folder"]
+                program_ = program(words, cwd=WORKSPACE, env={}, limits=limits, grouped=True)
                 ended = server.run(program_, timeout=30.0, keep=4096)
             except SandboxUnavailable as e:
                 raise IsolationMissing(f"strict does not work here: {e}") from e
         if ended.returncode != 0:
             said = ended.stderr.captured().text.strip()[-300:]
-            raise IsolationMissing(f"strict does not work here: a first command ended with {ended.status}: {said}")
+            mend = "; strict needs Linux 6.6 or later" if "Input/output error" in said else ""
+            raise IsolationMissing(
+                f"strict does not work here: a first command ended with {ended.status}: {said}{mend}"
+            )
 
     def _prove(self) -> None:
         """Start one sandbox with everything but a workspace."""
         with ExitStack() as stack:
-            view = stage.make(self._sources(), self._uid(stack))
-            stack.callback(view.close)
             limits = SandboxLimits()
+            view = self._view([], self._homes.uid(stack) if self._drop else None, limits)
+            stack.callback(view.close)
             try:
                 ended = run(
                     view.launch(self._bwrap.path),
@@ -248,40 +256,7 @@ class BwrapSandbox:
     def _sources(self) -> list[Path]:
         """Directories that every sandbox is made from, session or not."""
         python = [] if self._python is None else [self._python]
-        return [*self._bwrap.folders, self._root / "etc", *python]
-
-    def _uid(self, stack: ExitStack) -> int | None:
-        if not self._drop:
-            return None
-        lease = uids.take(self._root / "uids", uids.span(Path("/proc/self/uid_map").read_text()))
-        stack.callback(lease.release)
-        return lease.uid
-
-    def _home(self, stack: ExitStack) -> Path:
-        """A session's directory, marked as in use by a lock that dies with us."""
-        with self._making():
-            home = Path(tempfile.mkdtemp(prefix="s-", dir=self._root / "sessions"))
-            fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        stack.callback(os.close, fd)
-        stack.callback(remove, home)
-        home.chmod(0o711)
-        return home
-
-    def _sweep(self) -> None:
-        """Remove sessions whose process died."""
-        with self._making():
-            for home in (self._root / "sessions").iterdir():
-                with suppress(OSError), (home / "lock").open() as lock:  # not there, or held: in use
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    remove(home)
-
-    @contextmanager
-    def _making(self) -> Iterator[None]:
-        """Between a session's directory and its lock nobody sweeps."""
-        with (self._root / "making").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+        return [*self._bwrap.folders, self._root / "etc", self._root / "proof", *python]
 
 
 def _replace(path: Path, content: str) -> None:

@@ -11,7 +11,7 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from worker.errors import SandboxUnavailable
@@ -27,11 +27,13 @@ JOIN = 'while [ "$1" != -- ]; do echo 0 >"$1" || exit 125; shift; done; shift; e
 @dataclass(frozen=True)
 class Group:
     """One control group: a directory per v1 hierarchy, or one of v2. `ender` names the one whose members are killed:
-    `unified` (cgroup.kill) or, where only v1 is mounted, `freezer`."""
+    `unified` (cgroup.kill) or, where only v1 is mounted, `freezer`. `above` is a group that goes with the last one in
+    it."""
 
     version: int
     folders: Mapping[str, Path]
     ender: str
+    above: Group | None = None
 
     def child(self, name: str, *, share_cpu: bool = False) -> Group:
         """A new group below this one. v2 hands controllers down to it. With `share_cpu`, v1 leaves CPU time to this
@@ -39,13 +41,12 @@ class Group:
         folders = {key: folder / name for key, folder in self.folders.items()}
         if share_cpu and self.version == 1:
             folders["cpu"] = self.folders["cpu"]
-        made = Group(self.version, folders, self.ender)
-        if self.version == 2:
-            write(self.folders["memory"] / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
-        for folder in dict.fromkeys(made.folders.values()):
+        for folder in dict.fromkeys(folders.values()):
             if folder not in self.folders.values():
-                folder.mkdir()
-        return made
+                _make(folder)
+        if self.version == 2:  # after: this one can't be taken away any more
+            write(self.folders["memory"] / "cgroup.subtree_control", " ".join(f"+{name}" for name in CONTROLLERS))
+        return Group(self.version, folders, self.ender)
 
     def limit_memory(self, size: int) -> None:
         """Bytes, swap included."""
@@ -131,26 +132,32 @@ class Group:
         self.kill()
         for folder in dict.fromkeys(self.folders.values()):
             _remove(folder)
+        for folder in dict.fromkeys(self.above.folders.values()) if self.above is not None else ():
+            with suppress(OSError):  # in use: the kernel removes empty ones only
+                folder.rmdir()
 
 
 class Groups:
     """Where sessions' groups are made. Each is named after the process that made it, so that those of a dead one can
-    be told from those in use."""
+    be told from those in use. `ours`: `base` is made when it is needed and goes with the last group in it, whichever
+    process that belongs to; else somebody handed it to us."""
 
-    def __init__(self, base: Group) -> None:
+    def __init__(self, base: Group, *, ours: bool) -> None:
         self._base = base
+        self._ours = ours
 
     @property
     def base(self) -> Group:
         return self._base
 
     def make(self) -> Group:
-        return self._base.child(f"{_owner(os.getpid())}-{secrets.token_hex(6)}")
+        made = self._base.child(f"{_owner(os.getpid())}-{secrets.token_hex(6)}")
+        return replace(made, above=self._base) if self._ours else made
 
     def sweep(self) -> None:
         """Remove the groups of processes that died."""
         ender = self._base.folders[self._base.ender]
-        for name in [path.name for path in ender.iterdir() if path.is_dir()]:
+        for name in [path.name for path in ender.glob("*") if path.is_dir()]:
             pid = name.split("-")[0]
             if pid.isdigit() and name.count("-") == 2 and not name.startswith(f"{_owner(int(pid))}-"):
                 folders = {key: folder / name for key, folder in self._base.folders.items()}
@@ -187,6 +194,18 @@ def _optional(path: Path, value: str) -> None:
     """Swap may not be accounted for."""
     with suppress(OSError):
         write(path, value)
+
+
+def _make(folder: Path) -> None:
+    """Also when somebody takes the group above away meanwhile, which was empty: once this one is in it, nobody can."""
+    while True:
+        try:
+            folder.mkdir()
+        except FileNotFoundError:
+            with suppress(FileExistsError):  # `exist_ok` looks again, and may find it gone
+                folder.parent.mkdir()
+        else:
+            return
 
 
 def _remove(folder: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,7 +88,7 @@ def hardening() -> dict[str, list[str]]:
 
 
 def options(
-    mounts: Iterable[Mount | Overlay],
+    mounts: Sequence[Mount | Overlay],
     limits: SandboxLimits,
     *,
     etc: str,
@@ -111,10 +111,8 @@ def options(
         args += ["--ro-bind", f"{etc}/{name}", f"/etc/{name}"]
     # sysctl files trust uid 0 of the host, and the kernel keeps them writable in a new /proc.
     args += ["--proc", "/proc", "--ro-bind", "/proc/sys", "/proc/sys", "--dev", "/dev"]
-    for target, size in (("/dev/shm", min(limits.tmp_bytes, 64 << 20)), ("/tmp", limits.tmp_bytes)):  # noqa: S108
-        args += ["--perms", "1777", "--size", str(size), "--tmpfs", target]
+    args += _scratch(limits, {mount.target for mount in mounts})
     args += ["--remount-ro", "/dev"]  # its own tmpfs has no size limit; the devices and /dev/shm are mounts of theirs
-    args += ["--size", str(min(limits.tmp_bytes, 64 << 20)), "--tmpfs", "/home/agent"]
     for mount in mounts:
         args += mount.words()
     for target in masks:
@@ -122,6 +120,18 @@ def options(
     for name, value in environment(extra_path).items():
         args += ["--setenv", name, value]
     return [*args, "--remount-ro", "/", "--chdir", "/"]
+
+
+def _scratch(limits: SandboxLimits, given: set[str]) -> list[str]:
+    """Places for temporary files that aren't `given`, for programs of ours: they have no limit of files."""
+    small = min(limits.tmp_bytes, 64 << 20)
+    places = {"/dev/shm": (small, "1777"), "/tmp": (limits.tmp_bytes, "1777"), "/home/agent": (small, "0755")}  # noqa: S108
+    return [
+        word
+        for target, (size, mode) in places.items()
+        if target not in given
+        for word in ("--perms", mode, "--size", str(size), "--tmpfs", target)
+    ]
 
 
 def environment(extra_path: str | None) -> dict[str, str]:
@@ -180,3 +190,11 @@ def _ulimits(limits: SandboxLimits) -> list[str]:
 def _within(value: int, kind: int) -> int:
     hard = resource.getrlimit(kind)[1]
     return value if hard == resource.RLIM_INFINITY else min(value, hard)
+
+
+def system_python(prefix: str) -> Path | None:
+    """The interpreter's own installation when it isn't below /usr and has to be shown in addition."""
+    path = Path(prefix).resolve()
+    if path.is_relative_to("/usr") or not (path / "bin" / "python3").exists():
+        return None
+    return path if len(path.parts) > 2 else None

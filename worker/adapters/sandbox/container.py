@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import platform
 import re
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 
 from agent.protocols import ExecStatus, Isolation, SandboxLimits, SandboxSpec
-from worker.adapters.sandbox import mounts, seccomp, seccomp_json, uids
-from worker.adapters.sandbox.command import ETC_FILES, WORKSPACE, Mount
+from worker.adapters.sandbox import mounts, seccomp, seccomp_json
+from worker.adapters.sandbox.command import ETC_FILES, WORKSPACE, Mount, system_python
 from worker.adapters.sandbox.container_options import LABEL, host_recipe, image_recipe, program
 from worker.adapters.sandbox.container_run import REPORT, Report, run
 from worker.adapters.sandbox.container_session import ContainerSession
 from worker.adapters.sandbox.engine import find
+from worker.adapters.sandbox.homes import Homes
 from worker.adapters.sandbox.process import Ended, ours
-from worker.adapters.sandbox.session import Objects, system_python
-from worker.adapters.sandbox.workspace import Files, object_dirs, object_format, remove
-from worker.errors import IsolationMissing, RepositoryRefused, SandboxUnavailable
+from worker.adapters.sandbox.session import Objects
+from worker.adapters.sandbox.workspace import Files, object_dirs, object_format
+from worker.errors import IsolationMissing, SandboxUnavailable
 
 _MEMORY = 128 << 20
 # What a first container must be able to do, and what it then says of itself. `ls -la` is there for gVisor: its build
@@ -69,15 +68,14 @@ class ContainerSandbox:
         permit: frozenset[str] = frozenset(),
         max_pack_bytes: int = 64 << 20,
     ) -> None:
-        if not seccomp.supported():
-            raise IsolationMissing(f"no system-call filter for this machine: use {' or '.join(seccomp.ABIS)}")
+        seccomp.require()
         self._root = root.resolve()
         self._objects = objects
         self._max_pack_bytes = max_pack_bytes
+        self._homes = Homes(self._root, "c-")
         self._drop = os.geteuid() == 0
-        for name in ("sessions", "uids", "empty"):
-            (self._root / name).mkdir(parents=True, exist_ok=True)
-            (self._root / name).chmod(0o755 if name == "empty" else 0o711)
+        (self._root / "empty").mkdir(exist_ok=True)
+        (self._root / "empty").chmod(0o755)
         engine = find(cli, runtime, runtime_flags)
         try:
             if image is not None:
@@ -87,7 +85,7 @@ class ContainerSandbox:
             else:
                 raise IsolationMissing("docker needs an image (with sh, coreutils and git) that is on this machine")
             (self._root / "seccomp.json").write_text(seccomp_json.profile(permit=permit))
-            self._sweep()
+            self._homes.sweep(self._end)
             self._proof = self._prove()
         except SandboxUnavailable as e:
             raise IsolationMissing(f"a first container did not work: {e}") from e
@@ -117,27 +115,29 @@ class ContainerSandbox:
             return self._open(spec)
 
     def _open(self, spec: SandboxSpec) -> ContainerSession:
-        git_dir = spec.git_dir.resolve()
-        folders = object_dirs(git_dir)
-        if not folders:
-            raise RepositoryRefused(f"not a git repository: {git_dir}")
+        folders = object_dirs(spec.git_dir)
         with ExitStack() as stack:
             home, uid = self._home(stack)
             files = Files(home, folders, uid if self._drop else None)
             mounts.give(spec.mounts, uid if self._drop else None)
             files.make_git_dir(object_format(spec.tree))
-            session = ContainerSession(
-                spec,
-                self._recipe,
-                files,
-                self._objects,
-                home=home,
-                uid=uid,
-                shown=self._objects_shown(folders),
-                max_pack=self._max_pack_bytes,
-            )
-            session.keep(stack.pop_all())
-            return session
+            shown = self._objects_shown(folders)
+            cleanup = stack.pop_all()
+            try:
+                return ContainerSession(
+                    spec,
+                    self._recipe,
+                    files,
+                    self._objects,
+                    home=home,
+                    uid=uid,
+                    shown=shown,
+                    cleanup=cleanup,
+                    max_pack=self._max_pack_bytes,
+                )
+            except BaseException:
+                cleanup.close()
+                raise
 
     def _objects_shown(self, folders: Sequence[Path]) -> list[Mount]:
         """Read-only; their `info` names places on the host, so it is covered."""
@@ -175,47 +175,20 @@ class ContainerSandbox:
         return _judge(ended)
 
     def _home(self, stack: ExitStack) -> tuple[Path, int]:
-        """A session's directory, marked as in use by a lock that dies with us, and its uid. At the end its containers
-        go first."""
-        with self._making():
-            home = Path(tempfile.mkdtemp(prefix="c-", dir=self._root / "sessions"))
-            fd = os.open(home / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-        stack.callback(os.close, fd)
-        stack.callback(remove, home)
-        home.chmod(0o711)
-        uid = os.geteuid()
-        if self._drop:
-            lease = uids.take(self._root / "uids", uids.span(Path("/proc/self/uid_map").read_text()))
-            stack.callback(lease.release)
-            uid = lease.uid
+        """A session's directory, and its uid."""
+        home = self._homes.make(stack)
+        uid = self._homes.uid(stack) if self._drop else os.geteuid()
         (home / "etc").mkdir()
         for name, content in ETC_FILES.items():
             (home / "etc" / name).write_text(re.sub(r":1000\b", f":{uid}", content))
             (home / "etc" / name).chmod(0o644)
         return home, uid
 
-    def _sweep(self) -> None:
-        """Remove the containers, and then the sessions, of processes that died."""
-        with self._making():
-            dead = set()
-            for home in (self._root / "sessions").iterdir():
-                with suppress(OSError), (home / "lock").open() as lock:  # not there, or held: in use
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    dead.add(home)
-            if dead:
-                for container, folder in self._recipe.engine.labelled(LABEL):
-                    if Path(folder) in dead:
-                        self._recipe.engine.remove(container)
-            for home in dead:
-                remove(home)
-
-    @contextmanager
-    def _making(self) -> Iterator[None]:
-        """Between a session's directory and its lock nobody sweeps."""
-        with (self._root / "making").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
+    def _end(self, dead: set[Path]) -> None:
+        """Remove the containers of sessions whose process died."""
+        for container, folder in self._recipe.engine.labelled(LABEL) if dead else ():
+            if Path(folder) in dead:
+                self._recipe.engine.remove(container)
 
 
 def _judge(ended: Ended) -> dict[str, bool]:

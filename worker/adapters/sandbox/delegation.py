@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 from worker.adapters.sandbox.cgroup import CONTROLLERS, JOIN, NAME, Group, Groups, write
 from worker.errors import IsolationMissing
+
+_MOVES = 5  # tries to empty a group whose members may fork meanwhile
 
 
 def find(below: str | None = None, *, mounts: str | None = None, own: str | None = None) -> Groups:
@@ -20,6 +24,7 @@ def find(below: str | None = None, *, mounts: str | None = None, own: str | None
     paths = _own_paths(own)
     name = NAME if below is None else below.strip("/")
     root = os.geteuid() == 0
+    ours = below is None
 
     def place(key: str, top: Path) -> Path:
         if below is not None or root:
@@ -28,7 +33,7 @@ def find(below: str | None = None, *, mounts: str | None = None, own: str | None
 
     if unified is not None and set(CONTROLLERS) <= _words(unified / "cgroup.controllers"):
         base = place("unified", unified)
-        return _try(Group(2, dict.fromkeys((*CONTROLLERS, "unified"), base), "unified"))
+        return _try(Group(2, dict.fromkeys((*CONTROLLERS, "unified"), base), "unified"), ours)
     missing = [key for key in CONTROLLERS if key not in tops]
     if missing:
         raise IsolationMissing(
@@ -39,23 +44,23 @@ def find(below: str | None = None, *, mounts: str | None = None, own: str | None
     # To join a group of v2 waits for every processor of the machine (13 to 26 ms measured), a thread's way into v1
     # does not; so where both are mounted the freezer ends what runs.
     if "freezer" in tops:
-        return _try(Group(1, {**folders, "freezer": place("freezer", tops["freezer"])}, "freezer"))
+        return _try(Group(1, {**folders, "freezer": place("freezer", tops["freezer"])}, "freezer"), ours)
     if unified is not None:
-        return _try(Group(1, {**folders, "unified": place("unified", unified)}, "unified"))
+        return _try(Group(1, {**folders, "unified": place("unified", unified)}, "unified"), ours)
     raise IsolationMissing(
         "no control group can be killed here; as root: "
         "mkdir -p /sys/fs/cgroup/freezer && mount -t cgroup -o freezer none /sys/fs/cgroup/freezer"
     )
 
 
-def _try(base: Group) -> Groups:
+def _try(base: Group, ours: bool) -> Groups:
     """Make the base, then a group with every limit in it, as a session would."""
     try:
         if base.version == 2:
             _hand_down(base.folders["memory"])
         for folder in dict.fromkeys(base.folders.values()):
             folder.mkdir(exist_ok=True)
-        groups = Groups(base)
+        groups = Groups(base, ours=ours)
         trial = groups.make()
         try:
             trial.limit_memory(64 << 20)
@@ -81,18 +86,25 @@ def _try(base: Group) -> Groups:
 
 
 def _hand_down(base: Path) -> None:
-    """Let a v2 parent give its controllers to `base`. A group with members can't: ours moves into a leaf first."""
+    """Let a v2 parent give its controllers to `base`. A group with members can't: they move into a leaf first, ours and
+    those beside it (a container's init, whoever started us), as its owner may."""
     switch = base.parent / "cgroup.subtree_control"
     wanted = " ".join(f"+{name}" for name in CONTROLLERS)
     if set(CONTROLLERS) <= _words(switch):
         return
-    try:
-        write(switch, wanted)
-    except OSError:
-        leaf = base.parent / "service"
-        leaf.mkdir(exist_ok=True)
-        write(leaf / "cgroup.procs", str(os.getpid()))
-        write(switch, wanted)
+    for left in reversed(range(_MOVES)):
+        try:
+            write(switch, wanted)
+        except OSError as e:
+            if e.errno != errno.EBUSY or not left:
+                raise
+            leaf = base.parent / "service"
+            leaf.mkdir(exist_ok=True)
+            for pid in sorted(_words(base.parent / "cgroup.procs") - {"0"}):  # 0: of another pid namespace
+                with suppress(ProcessLookupError):
+                    write(leaf / "cgroup.procs", pid)
+        else:
+            return
 
 
 def _tops(mounts: str) -> tuple[dict[str, Path], Path | None]:

@@ -11,6 +11,8 @@ import platform
 import struct
 from dataclasses import dataclass, field
 
+from worker.errors import IsolationMissing
+
 # Per name: its number on x86_64 and on aarch64 (None: that architecture has no such call).
 DENIED: dict[str, tuple[int | None, int | None]] = {
     "ptrace": (101, 117),
@@ -116,6 +118,12 @@ class _Assembler:
 
 def supported(machine: str | None = None) -> bool:
     return (machine or platform.machine()) in ABIS
+
+
+def require() -> None:
+    """IsolationMissing for a machine without a table."""
+    if not supported():
+        raise IsolationMissing(f"no system-call filter for this machine: use {' or '.join(ABIS)}")
 
 
 def program(machine: str | None = None, *, permit: frozenset[str] = frozenset()) -> bytes:

@@ -1,21 +1,21 @@
-"""One workspace and the sandboxes around it: level `basic`, one bubblewrap per command."""
+"""One workspace and its verbs, the same for every backend: what runs a command is a subclass's."""
 
 from __future__ import annotations
 
 import errno
 import posixpath
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Protocol
 
 from agent.protocols import ExecResult, ExecStatus, SandboxSpec
 from worker.adapters.sandbox import scripts
-from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount, Overlay, environment, options, program
-from worker.adapters.sandbox.process import Ended, Launch, ours, run
-from worker.adapters.sandbox.stage import View
+from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount
+from worker.adapters.sandbox.process import Ended, ours
 from worker.adapters.sandbox.workspace import Files, object_format, remove
 from worker.errors import BadPatch, SandboxUnavailable
 
@@ -33,29 +33,25 @@ class Objects(Protocol):
 
 
 @dataclass(frozen=True)
-class Box:
-    """What every sandbox of one session shares."""
+class Call:
+    """One command: at most `timeout` seconds, and `keep` bytes kept of each stream."""
 
-    bwrap: Path
-    launch: Launch
-    seccomp: bytes
-    view: View
-    etc: Path
-    objects: tuple[Path, ...]
-    python: Path | None
+    argv: Sequence[str]
+    timeout: float = _OWN_SECONDS
+    keep: int = 4096
+    cwd: str = WORKSPACE
+    env: Mapping[str, str] = field(default_factory=dict)
+    stdin: bytes | None = None
+    cancel: Event | None = None
 
 
-class BwrapSession:
-    """Made by `BwrapSandbox.open`. Only the workspace lasts from one command to the next: /tmp and the home
-    directory are new each time. `cleanup` is closed at the end, after the workspace is gone.
-    `first` is the tree to begin with, instead of the spec's own."""
-
-    _grouped = False  # whether a control group limits what runs
+class WorkspaceSession(ABC):
+    """Files below the workspace last from one command to the next. `cleanup` is closed at the end, after the workspace
+    is gone. `first` is the tree to begin with, instead of the spec's own."""
 
     def __init__(
         self,
         spec: SandboxSpec,
-        box: Box,
         files: Files,
         objects: Objects,
         *,
@@ -64,7 +60,6 @@ class BwrapSession:
         first: str = "",
     ) -> None:
         self._spec = spec
-        self._box = box
         self._files = files
         self._objects = objects
         self._cleanup = cleanup
@@ -73,6 +68,19 @@ class BwrapSession:
         self._base = files.tree_of(spec.tree)
         self._known = [self._base]
         self._fill(first or self._base)
+
+    @abstractmethod
+    def _run(self, call: Call, mounts: Sequence[Mount]) -> Ended:
+        """`call` in a sandbox of its own that shows `mounts` and the repository's objects."""
+
+    @property
+    @abstractmethod
+    def _search_path(self) -> str:
+        """PATH, where the spec adds nothing to it."""
+
+    def _seen(self, path: Path) -> str:
+        """A path of the host, as what makes the sandbox is to be told."""
+        return str(path)
 
     def exec(
         self,
@@ -84,9 +92,11 @@ class BwrapSession:
         max_output: int = 1 << 20,
         cancel: Event | None = None,
     ) -> ExecResult:
+        spec = self._spec
+        path = {"PATH": ":".join([*spec.path, self._search_path])} if spec.path else {}
         where = posixpath.join(WORKSPACE, cwd)
-        env = {**self._path(), **self._spec.env, **(env or {})}
-        ended = self._command(argv, cwd=where, env=env, timeout=timeout, keep=max_output, cancel=cancel)
+        given = {**path, **spec.env, **(env or {})}
+        ended = self._command(Call(argv, timeout, max_output, cwd=where, env=given, cancel=cancel))
         return ExecResult(
             status=ended.status,
             returncode=ended.returncode,
@@ -96,20 +106,21 @@ class BwrapSession:
         )
 
     def read(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
-        target = posixpath.join(WORKSPACE, path)
         if "\0" in path:
             raise FileNotFoundError(errno.ENOENT, "no such file", path)
-        ended = self._own(scripts.READ, [target, str(max_bytes)], keep=max_bytes + 1, writable=False)
+        target = posixpath.join(WORKSPACE, path)
+        ended = self._command(script(scripts.READ, [target, str(max_bytes)], keep=max_bytes + 1), writable=False)
         _raise_for(ended, path)
         return ended.stdout.whole or b""
 
     def write(self, path: str, data: bytes) -> None:
-        target = posixpath.normpath(posixpath.join(WORKSPACE, path))
         if "\0" in path:
             raise OSError(errno.EINVAL, "not a path", path)
+        target = posixpath.normpath(posixpath.join(WORKSPACE, path))
         if not target.startswith(f"{WORKSPACE}/"):
             raise PermissionError(errno.EACCES, f"only files below {WORKSPACE} last", path)
-        _raise_for(self._own(scripts.WRITE, [target, posixpath.dirname(target)], stdin=data), path)
+        arguments = [target, posixpath.dirname(target)]
+        _raise_for(self._command(script(scripts.WRITE, arguments, stdin=data)), path)
 
     def snapshot(self) -> str:
         ended = self._read_tree()
@@ -135,9 +146,8 @@ class BwrapSession:
         been in. The index remembers sizes and times, so that a snapshot reads changed files only."""
         remove(self._files.workspace)
         self._files.check_out(tree)
-        workspace = Mount(self._seen(self._files.workspace), WORKSPACE, writable=True)
         arguments = [self._spec.tree, tree, object_format(tree)]
-        ended = self._script(scripts.INIT, arguments, [workspace], keep=_INDEX_BYTES)
+        ended = self._run(script(scripts.INIT, arguments, keep=_INDEX_BYTES), [self._workspace(writable=True)])
         index = ended.stdout.whole
         if ended.status is not ExecStatus.EXIT or ended.returncode != 0 or not index:
             why = "the limits can't be set" if ended.returncode == PRELUDE_FAILED else ended.stderr.captured().text
@@ -146,113 +156,28 @@ class BwrapSession:
 
     def _read_tree(self) -> Ended:
         """What SNAPSHOT prints."""
-        mounts = [
-            Mount(self._seen(self._files.workspace), WORKSPACE),
-            Mount(self._seen(self._files.git_dir), "/gitdir"),
-        ]
-        return self._script(scripts.SNAPSHOT, self._known, mounts, keep=self._max_pack)
+        mounts = [self._workspace(), Mount(self._seen(self._files.git_dir), "/gitdir")]
+        return self._run(script(scripts.SNAPSHOT, self._known, keep=self._max_pack), mounts)
 
-    def _own(
-        self, script: str, arguments: Sequence[str], *, keep: int = 4096, stdin: bytes = b"", writable: bool = True
-    ) -> Ended:
-        """A script of ours, where the agent's commands run."""
-        argv = ["/bin/sh", "-c", script, "sh", *arguments]
-        return self._command(
-            argv, cwd=WORKSPACE, env={}, timeout=_OWN_SECONDS, keep=keep, stdin=stdin, writable=writable
-        )
+    def _command(self, call: Call, *, writable: bool = True) -> Ended:
+        """`call` where the agent's commands run."""
+        return self._run(call, [self._workspace(writable=writable), *self._extra()])
 
-    def _command(
-        self,
-        argv: Sequence[str],
-        *,
-        cwd: str,
-        env: Mapping[str, str],
-        timeout: float,
-        keep: int,
-        stdin: bytes | None = None,
-        cancel: Event | None = None,
-        writable: bool = True,
-    ) -> Ended:
-        shown = [Mount(self._seen(self._files.workspace), WORKSPACE, writable=writable), *self._extra()]
-        return self._run(argv, shown, cwd=cwd, env=env, timeout=timeout, keep=keep, stdin=stdin, cancel=cancel)
-
-    def _script(
-        self,
-        script: str,
-        arguments: Sequence[str],
-        mounts: Sequence[Mount | Overlay],
-        *,
-        keep: int = 4096,
-        stdin: bytes = b"",
-    ) -> Ended:
-        argv = ["/bin/sh", "-c", script, "sh", *arguments]
-        return self._run(argv, mounts, cwd=WORKSPACE, env={}, timeout=_OWN_SECONDS, keep=keep, stdin=stdin)
-
-    def _run(
-        self,
-        argv: Sequence[str],
-        mounts: Sequence[Mount | Overlay],
-        *,
-        cwd: str,
-        env: Mapping[str, str],
-        timeout: float,
-        keep: int,
-        stdin: bytes | None = None,
-        cancel: Event | None = None,
-    ) -> Ended:
-        self._check_open()
-        return run(
-            self._box.launch,
-            self._options(mounts),
-            program(argv, cwd=cwd, env=env, limits=self._spec.limits, grouped=self._grouped),
-            seccomp=self._box.seccomp,
-            timeout=timeout,
-            keep=keep,
-            stdin=stdin,
-            cancel=cancel,
-        )
-
-    def _check_open(self) -> None:
-        if self._closed:
-            raise SandboxUnavailable("the session is closed")
-
-    def _options(self, mounts: Sequence[Mount | Overlay]) -> list[str]:
-        """bubblewrap's options for `mounts` and what every sandbox of the session sees."""
-        box = self._box
-        shown = [*mounts]
-        masks = []
-        for number, objects in enumerate(box.objects):
-            shown.append(Mount(self._seen(objects), f"/git/objects/{number}"))
-            if (objects / "info").is_dir():  # names places on the host
-                masks.append(f"/git/objects/{number}/info")
-        extra_path = None
-        if box.python is not None:
-            shown.append(Mount(self._seen(box.python), str(box.python)))
-            extra_path = str(box.python / "bin")
-        etc = self._seen(box.etc)
-        return options(shown, self._spec.limits, etc=etc, extra_path=extra_path, masks=masks)
-
-    def _path(self) -> dict[str, str]:
-        if not self._spec.path:
-            return {}
-        python = self._box.python
-        usual = environment(None if python is None else str(python / "bin"))["PATH"]
-        return {"PATH": ":".join([*self._spec.path, usual])}
+    def _workspace(self, *, writable: bool = False) -> Mount:
+        return Mount(self._seen(self._files.workspace), WORKSPACE, writable=writable)
 
     def _extra(self) -> list[Mount]:
         """What the spec shows in addition, where commands run."""
         return [Mount(self._seen(m.source.resolve()), m.target, writable=m.writable) for m in self._spec.mounts]
 
-    def _seen(self, path: Path) -> str:
-        return self._box.view.path(path)
+    def _check_open(self) -> None:
+        if self._closed:
+            raise SandboxUnavailable("the session is closed")
 
 
-def system_python(prefix: str) -> Path | None:
-    """The interpreter's own installation when it isn't below /usr and has to be shown in addition."""
-    path = Path(prefix).resolve()
-    if path.is_relative_to("/usr") or not (path / "bin" / "python3").exists():
-        return None
-    return path if len(path.parts) > 2 else None
+def script(text: str, arguments: Sequence[str], *, keep: int = 4096, stdin: bytes = b"") -> Call:
+    """One of `scripts`, to run inside."""
+    return Call(["/bin/sh", "-c", text, "sh", *arguments], keep=keep, stdin=stdin)
 
 
 def _parse_snapshot(ended: Ended, id_length: int) -> tuple[str, bytes]:

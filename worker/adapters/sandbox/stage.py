@@ -9,15 +9,18 @@ exists only through a descriptor of ours: nothing has to be unmounted, and the h
 from __future__ import annotations
 
 import ctypes
+import itertools
 import os
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Thread
 
 from worker.adapters.sandbox.process import Launch
+from worker.adapters.sandbox.workspace import remove
 from worker.errors import IsolationMissing, SandboxUnavailable
 
 _PLACES = ("/mnt", "/media", "/srv", "/opt", "/run", "/var")
@@ -33,36 +36,36 @@ while [ $# -gt 0 ]; do
     mount -n -t tmpfs -o "$2,nosuid,nodev" devstral-fix "$place/$1"
     shift 2
 done
-mkdir "$place/quota/upper" "$place/quota/work"
+[ ! -d "$place/quota" ] || mkdir "$place/quota/upper" "$place/quota/work"
 echo ready
 read -r _
 """
 
 
 _BLOCK = 4096  # bytes of a file system in memory for which it may hold one file
+SCRATCH = {"tmp": "/tmp", "shm": "/dev/shm", "home": "/home/agent"}  # noqa: S108 - inside
+_MODES = {"quota": 0o700, "tmp": 0o1777, "shm": 0o1777, "home": 0o755}
 
 
 @dataclass(frozen=True)
 class Quota:
     """File systems in memory with room for this many bytes, and one file per block of 4 KiB, and nothing more: `quota`
-    for the workspace's changes, and those that lie over bubblewrap's own, which has no limit of files: SCRATCH."""
+    for the workspace's changes (None: there is none), and those in place of bubblewrap's own, which have no limit of
+    files: SCRATCH."""
 
-    size: int
+    size: int | None
     scratch: int
 
     @property
     def file_systems(self) -> dict[str, str]:
         """The mount options of each, by its name below the view's place."""
         small = min(self.scratch, 64 << 20)
-        sizes = {"quota": (self.size, "0700"), "tmp": (self.scratch, "1777"), "shm": (small, "1777"),
-                 "home": (small, "0755")}  # fmt: skip
+        sizes = {} if self.size is None else {"quota": self.size}
+        sizes |= {"tmp": self.scratch, "shm": small, "home": small}
         return {
-            name: f"mode={mode},size={size},nr_inodes={max(1024, size // _BLOCK)}"
-            for name, (size, mode) in sizes.items()
+            name: f"mode={_MODES[name]:04o},size={size},nr_inodes={max(1024, size // _BLOCK)}"
+            for name, size in sizes.items()
         }
-
-
-SCRATCH = {"tmp": "/tmp", "shm": "/dev/shm", "home": "/home/agent"}  # noqa: S108 - inside
 
 
 @dataclass
@@ -75,6 +78,7 @@ class View:
     user_namespace: int = -1
     place: str = ""
     file_systems: dict[str, int] = field(default_factory=dict)  # descriptors of the quota's
+    _numbers: Iterator[int] = field(default_factory=itertools.count)
 
     def path(self, source: Path) -> str:
         """`source`, which must be one of the view's paths or below one, as bubblewrap is to be told."""
@@ -93,6 +97,21 @@ class View:
             return Launch(str(bwrap), prefix=(_tool("nsenter"), user, target, "--preserve-credentials"))
         drop = ("--setgid", str(self.uid), "--setuid", str(self.uid))  # also clears the supplementary groups
         return Launch(self.path(bwrap), prefix=(_tool("nsenter"), target, *drop))
+
+    @contextmanager
+    def scratch(self) -> Iterator[dict[str, str]]:
+        """Directories for one command's temporary files by where they belong inside: new, and gone afterwards. All of
+        a view's together have the room of its file systems."""
+        name = str(next(self._numbers))
+        with ExitStack() as stack:
+            for kind in SCRATCH:
+                fd = self.file_systems[kind]
+                os.mkdir(name, dir_fd=fd)
+                stack.callback(_empty, fd, name)
+                os.chmod(name, _MODES[kind], dir_fd=fd)
+                if self.uid is not None:
+                    os.chown(name, self.uid, self.uid, dir_fd=fd)
+            yield {target: f"{self.place}/{kind}/{name}" for kind, target in SCRATCH.items()}
 
     def close(self) -> None:
         for fd in (self.namespace, self.user_namespace, *self.file_systems.values()):
@@ -155,23 +174,35 @@ def _mount(view: View, place: str, names: Mapping[str, Path], quota: Quota | Non
     thread = Thread(target=work)
     thread.start()
     thread.join()
+    if failed and not names:
+        raise IsolationMissing(
+            f"file systems of limited size can't be mounted by this root ({failed[0]}): "
+            f"give it CAP_SYS_ADMIN, or run as a plain user"
+        )
     if failed:
-        example = next(iter(names.values()), Path(place))
+        example = next(iter(names.values()))
         raise IsolationMissing(
             f"a sandbox of another uid can't reach {example}, and this root may not mount ({failed[0]}): "
             f"let everybody walk to it (chmod o+x on its parents), move it, or run as a plain user"
         )
 
 
+def _empty(fd: int, name: str) -> None:
+    try:
+        os.rmdir(name, dir_fd=fd)
+    except OSError:  # a stranger left files
+        remove(Path(f"/proc/{os.getpid()}/fd/{fd}", name))
+
+
 def _quota(place: str, quota: Quota, uid: int) -> dict[str, int]:
     for name, options in quota.file_systems.items():
         Path(place, name).mkdir()
         _tmpfs(f"{place}/{name}", f"{options},uid={uid},gid={uid}")
-    folder = Path(place, "quota")
-    for name in ("upper", "work"):
-        (folder / name).mkdir()
-        (folder / name).chmod(0o755)
-        os.chown(folder / name, uid, uid)
+    for name in ("upper", "work") if quota.size is not None else ():
+        folder = Path(place, "quota", name)
+        folder.mkdir()
+        folder.chmod(0o755)
+        os.chown(folder, uid, uid)
     return _opened(Path(place), quota)
 
 
@@ -217,7 +248,7 @@ def _mount_as_plain_user(view: View, place: str, quota: Quota) -> None:
             view.file_systems = _opened(Path(f"{held}/root{place}"), quota)
             return
         reason = process.stderr.read().decode("utf-8", "replace").strip()
-    raise IsolationMissing(f"a workspace of limited size can't be mounted here ({reason})")
+    raise IsolationMissing(f"file systems of limited size can't be mounted here ({reason})")
 
 
 def walkable(path: Path) -> bool:

@@ -7,19 +7,20 @@ writes is seen by no other, and is gone with its last process.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from threading import Event, Lock, Thread
+from threading import Lock, Thread
 
 from agent.protocols import ExecStatus, SandboxLimits, SandboxSpec
 from worker.adapters.sandbox import scripts
 from worker.adapters.sandbox.bases import Base
+from worker.adapters.sandbox.bwrap_session import Box, BwrapSession
 from worker.adapters.sandbox.cgroup import Group
 from worker.adapters.sandbox.command import WORKSPACE, Mount, Overlay, program
 from worker.adapters.sandbox.persistent import Server, joined
 from worker.adapters.sandbox.process import Ended
-from worker.adapters.sandbox.session import Box, BwrapSession, Objects
+from worker.adapters.sandbox.session import Call, Objects, script
 from worker.adapters.sandbox.stage import SCRATCH, View
 from worker.adapters.sandbox.workspace import Files
 
@@ -147,27 +148,17 @@ class StrictSession(BwrapSession):
         for thread in self._old:
             thread.join()
 
-    def _command(
-        self,
-        argv: Sequence[str],
-        *,
-        cwd: str,
-        env: Mapping[str, str],
-        timeout: float,
-        keep: int,
-        stdin: bytes | None = None,
-        cancel: Event | None = None,
-        writable: bool = True,  # noqa: ARG002 - the sandbox lasts: what runs in it is as free as the agent
-    ) -> Ended:
+    def _command(self, call: Call, *, writable: bool = True) -> Ended:  # noqa: ARG002
+        """The sandbox lasts: what runs in it is as free as the agent, whatever is asked for."""
         with self._lock:
             self._check_open()
-            words = program(argv, cwd=cwd, env=env, limits=self._spec.limits, grouped=True)
+            words = program(call.argv, cwd=call.cwd, env=call.env, limits=self._spec.limits, grouped=True)
             server = self._serve()
             group = self._limited.command
             # Files live in memory and were charged to the commands that wrote them: this one gets its full share.
             group.limit_memory(self._limited.memory + self._used())
             before = (group.oom_kills, group.refused_forks)
-            ended = server.run(words, timeout=timeout, keep=keep, stdin=stdin, cancel=cancel)
+            ended = server.run(words, timeout=call.timeout, keep=call.keep, stdin=call.stdin, cancel=call.cancel)
             return self._explained(ended, group.oom_kills - before[0], group.refused_forks - before[1])
 
     def _explained(self, ended: Ended, killed: int, refused: int) -> Ended:
@@ -206,6 +197,6 @@ class StrictSession(BwrapSession):
             ]
             self._limited.command.limit_memory(self._limited.memory + self._used())
             try:
-                return self._script(scripts.SNAPSHOT_CHANGED, self._known, mounts, keep=self._max_pack)
+                return self._run(script(scripts.SNAPSHOT_CHANGED, self._known, keep=self._max_pack), mounts)
             finally:
                 self._limited.command.kill()

@@ -23,7 +23,9 @@ _ENV = {
 
 
 def object_dirs(git_dir: Path) -> list[Path]:
-    """Every directory that holds objects of `git_dir`: its own, and those of its alternates."""
+    """Every directory that holds objects of `git_dir`: its own, and those of its alternates. RepositoryRefused when
+    there is none."""
+    git_dir = git_dir.resolve()
     common = git_dir / "commondir"  # a linked work tree's objects are its repository's
     home = git_dir / common.read_text().strip() if common.is_file() else git_dir
     found: list[Path] = []
@@ -37,6 +39,8 @@ def object_dirs(git_dir: Path) -> list[Path]:
         if alternates.is_file():
             lines = [line for line in alternates.read_text().splitlines() if line and not line.startswith("#")]
             waiting += [(objects / line).resolve() for line in lines]
+    if not found:
+        raise RepositoryRefused(f"not a git repository: {git_dir}")
     return found
 
 
@@ -109,9 +113,11 @@ def remove(path: Path) -> None:
     if not os.path.lexists(path):
         return
     try:
-        if os.geteuid() != 0:
+        root = os.geteuid() == 0
+        run(["rm", "-rf", "--", str(path)], check=root)
+        if not root and os.path.lexists(path):  # folders that their own owner may not enter
             run(["chmod", "-R", "u+rwX", "--", str(path)], check=False)
-        run(["rm", "-rf", "--", str(path)])
+            run(["rm", "-rf", "--", str(path)])
     except subprocess.SubprocessError as e:
         raise SandboxUnavailable(f"a workspace could not be removed: {e}") from e
 
