@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,19 +12,19 @@ from typing import Literal
 
 from celery import Celery
 
-from agent.protocols import Isolation, Model, Sandbox
+from agent.protocols import Model, Sandbox
 from agent.tokens import TokenCounter
 from worker import queue, wakes
-from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress
+from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.layers import DiskLayers
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
-from worker.adapters.sandbox import BwrapSandbox, ContainerSandbox
+from worker.adapters.sandbox import BadTool, BwrapSandbox, ContainerSandbox, ToolSandbox
 from worker.errors import SettingsError
 from worker.heartbeat import Heartbeat
 from worker.queue import Publisher
-from worker.settings import EXAMPLES, PREFIX, SandboxBackend, Settings
+from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
@@ -68,17 +69,21 @@ def make_forges(settings: Settings) -> GitHubForges:
     raise AssertionError("need() raises for an unset field")
 
 
-def make_sandbox(
-    data_dir: Path,
-    isolation: Isolation,
-    repositories: GitRepositories,
-    *,
-    backend: SandboxBackend = "bwrap",
-    image: str | None = None,
-    cgroup: str | None = None,
-) -> Sandbox:
+def make_sandbox(settings: Settings, data_dir: Path, repositories: GitRepositories) -> Sandbox:
+    """What the settings ask for, its sessions below `data_dir`. SettingsError names a tool that can't be shown."""
+    sandbox = _backend(settings, data_dir, repositories)
+    if not settings.tools:
+        return sandbox
+    try:
+        return ToolSandbox(sandbox, settings.tools, never=(Path.home(), settings.data_dir, data_dir))
+    except BadTool as error:
+        raise SettingsError(f"{PREFIX}TOOLS: {error}. Example: {PREFIX}TOOLS={EXAMPLES['TOOLS']}") from error
+
+
+def _backend(settings: Settings, data_dir: Path, repositories: GitRepositories) -> Sandbox:
+    isolation, backend, image = settings.isolation, settings.sandbox, settings.sandbox_image
     if backend == "bwrap":
-        return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories, cgroup=cgroup)
+        return BwrapSandbox(data_dir / "workspaces", isolation=isolation, objects=repositories, cgroup=settings.cgroup)
     runtime = "runsc" if backend == "runsc" else None
     return ContainerSandbox(
         data_dir / "containers", isolation=isolation, objects=repositories, runtime=runtime, image=image
@@ -90,7 +95,11 @@ def make_repositories(data_dir: Path, *, allow_file: bool = False) -> GitReposit
 
 
 def make_layers(settings: Settings, data_dir: Path | None = None) -> DiskLayers:
-    return DiskLayers((data_dir or settings.data_dir) / "setups", retry_seconds=settings.setup_retry_seconds)
+    return DiskLayers(
+        (data_dir or settings.data_dir) / "setups",
+        retry_seconds=settings.setup_retry_seconds,
+        machine=[str(folder.resolve()) for folder in settings.tools],
+    )
 
 
 def make_egress(settings: Settings) -> ProxyEgress:
@@ -101,8 +110,13 @@ def make_egress(settings: Settings) -> ProxyEgress:
             patterns[field] = tuple(map(HostPattern.parse, getattr(settings, field)))
         except BadHost as error:
             raise SettingsError(f"{PREFIX}{field.upper()}: {error}. Example: {EXAMPLES[field.upper()]}") from error
+    programs = [
+        *(str(path) for folder in settings.tools for path in (folder / "bin", folder)),
+        os.environ.get("PATH", ""),
+    ]
+    environment = {**os.environ, "PATH": os.pathsep.join(programs)}  # the clients that a set-up will run are asked
     policy = Policy(hosts=patterns["egress_hosts"], private=patterns["egress_private_hosts"])
-    return ProxyEgress(settings.data_dir.absolute() / "egress", policy)
+    return ProxyEgress(settings.data_dir.absolute() / "egress", policy, lambda: ask(environment))
 
 
 def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositories) -> Solver:
@@ -158,14 +172,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             queues, slots = (wakes.DEFAULT,), 4
         else:
             layers = make_layers(settings)
-            sandbox = make_sandbox(
-                settings.data_dir,
-                settings.isolation,
-                repositories,
-                backend=settings.sandbox,
-                image=settings.sandbox_image,
-                cgroup=settings.cgroup,
-            )
+            sandbox = make_sandbox(settings, settings.data_dir, repositories)
             if role == "gpu":
                 use_cases = {
                     wakes.PURSUE: Pursue(

@@ -90,14 +90,7 @@ def fix(
     cancel = threading.Event()
     with tempfile.TemporaryDirectory(prefix="devstral-fix-") as scratch:
         repositories = compose.make_repositories(Path(scratch), allow_file=True)
-        sandbox = compose.make_sandbox(
-            Path(scratch),
-            settings.isolation,
-            repositories,
-            backend=settings.sandbox,
-            image=settings.sandbox_image,
-            cgroup=settings.cgroup,
-        )
+        sandbox = compose.make_sandbox(settings, Path(scratch), repositories)
         solver = compose.make_solver(settings, sandbox, repositories)
         note(f"isolation={settings.isolation.value}; {solver.model.label}")
         git_dir = repositories.run_dir("local", source)

@@ -30,6 +30,7 @@ EXAMPLES = {
     "GITHUB_APP_ID": "123456",
     "GITHUB_APP_KEY_FILE": "/run/secrets/app.pem",
     "GITHUB_TOKEN": "github_pat_…",
+    "TOOLS": '["/srv/toolchains/rust", "/srv/toolchains/go"]',
     "EGRESS_HOSTS": '["index.example.com", "*.files.example.com:8443"]',
     "EGRESS_PRIVATE_HOSTS": '["index.internal.example:8081"]',
 }
@@ -67,6 +68,9 @@ class Settings(BaseSettings):
     isolation: Isolation = Isolation.STRICT
     sandbox: SandboxBackend = Field(default="bwrap", description="container: docker or podman; runsc: experimental")
     sandbox_image: str | None = Field(default=None, description="for docker: an image with sh, coreutils and git")
+    tools: tuple[Path, ...] = Field(
+        default=(), description="directories of programs outside /usr that sandboxes are shown, such as a toolchain"
+    )
     gpu_slots: int = Field(default=8, gt=0, description="trajectories at once in one GPU worker")
     cpu_slots: int = Field(default=2, gt=0, description="verifications and set-ups at once in one CPU worker")
 

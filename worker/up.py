@@ -66,14 +66,7 @@ def check(settings: Settings, port: int) -> None:
     compose.make_model(settings)
     with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
         repositories = compose.make_repositories(Path(scratch))
-        compose.make_sandbox(
-            Path(scratch),
-            settings.isolation,
-            repositories,
-            backend=settings.sandbox,
-            image=settings.sandbox_image,
-            cgroup=settings.cgroup,
-        )
+        compose.make_sandbox(settings, Path(scratch), repositories)
     with socket.socket() as s:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

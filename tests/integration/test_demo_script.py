@@ -18,6 +18,7 @@ from worker.demo.record import record
 from worker.demo.run import SCRIPT
 from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.errors import ScriptMismatch
+from worker.settings import Settings
 from worker.stages.attempt import Attempt, Solver
 
 
@@ -55,7 +56,7 @@ def play(root: Path, marked: str | None = None) -> Attempt:
     bare = BareRepositories(root / "origin")
     commit = bare.create(REPOSITORY, project_files(), "main")
     repositories = compose.make_repositories(root, allow_file=True)
-    sandbox = compose.make_sandbox(root, Isolation.BASIC, repositories)
+    sandbox = compose.make_sandbox(Settings(isolation=Isolation.BASIC), root, repositories)
     solver = Solver(
         model=ScriptedModel.from_file(SCRIPT, TokenCounter()),
         sandbox=sandbox if marked is None else Tampering(sandbox, marked),

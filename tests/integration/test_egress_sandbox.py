@@ -66,7 +66,7 @@ def test_pip_installs_through_the_proxy_and_what_is_not_listed_is_blocked_and_re
     assert [(b.host, b.port, b.reason) for b in way.blocked] == [("evil.test", 443, "not on the list of allowed hosts")]
     assert (target / "lib" / "tinypkg.py").exists()
     assert index.asked == ["/simple/tinypkg/", "/files/tinypkg-1.0-py3-none-any.whl"]
-    assert list((tmp_path / "egress").iterdir()) == []
+    assert list((tmp_path / "egress").glob("e-*")) == []
 
 
 def test_mounts_env_and_path_of_a_spec(sandboxes, tmp_path):

@@ -19,6 +19,7 @@ from worker import compose
 from worker.adapters.sandbox import ContainerSandbox, backends, container_options, seccomp
 from worker.adapters.sandbox.container_options import LABEL
 from worker.errors import IsolationMissing, SandboxUnavailable
+from worker.settings import Settings
 
 pytestmark = SERIAL
 
@@ -191,7 +192,7 @@ def test_a_runtime_that_is_not_there_is_refused_with_words(box, tmp_path):
 
 
 def test_a_setting_chooses_the_backend(box, tmp_path):
-    made = compose.make_sandbox(tmp_path, Isolation.BASIC, box.repos, backend="container")
+    made = compose.make_sandbox(Settings(isolation=Isolation.BASIC, sandbox="container"), tmp_path, box.repos)
     with _session(made, box) as session:
         assert sh(session, "cat app.py").stdout.text.startswith("def add")
 

@@ -84,6 +84,12 @@ def test_uv_npm_and_go(machine):
     }
 
 
+def test_go_is_told_which_modules_are_private(machine):
+    env, program, _ = machine
+    program("go", r"printf '%s\n' https://go.test off 'example.test/*' '' ''")
+    assert ask(env).env == {"GOPROXY": "https://go.test", "GOSUMDB": "off", "GONOSUMDB": "example.test/*"}
+
+
 def test_uv_is_configured_by_a_file_or_by_the_environment(machine):
     env, program, home = machine
     program("uv", "echo help")

@@ -49,6 +49,14 @@ def test_nothing_to_set_up(files):
             {"pyproject.toml": '[dependency-groups]\ndev=["a>1", {include-group="b"}]\nb=["c", "--evil"]'},
             "pip install 'a>1' c;",
         ),
+        (
+            {
+                "uv.lock": "",
+                "pyproject.toml": '[dependency-groups]\ntest=["a"]\n[project.optional-dependencies]\ndev=["b"]',
+            },
+            "uv export --quiet --frozen --extra dev --group test >",
+        ),
+        ({"uv.lock": "", "pyproject.toml": '[project]\nname="x"\n'}, "uv.lock is skipped"),
         ({"package.json": "{}", "package-lock.json": "{}"}, "npm ci"),
         ({"Cargo.lock": ""}, "cargo fetch --locked"),
         ({"go.sum": ""}, "go mod download"),

@@ -17,7 +17,7 @@ from worker.adapters.models.recorder import ScriptRecorder
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.errors import ScriptMismatch
-from worker.settings import CATALOGUE
+from worker.settings import CATALOGUE, Settings
 from worker.stages.attempt import Solver
 
 
@@ -42,10 +42,11 @@ def record(source: Path, target: Path, *, repository: str = REPOSITORY, number: 
         bare = BareRepositories(scratch / "origin")
         commit = bare.create(REPOSITORY, project_files(), "main")
         repositories = compose.make_repositories(scratch, allow_file=True)
+        plain = Settings(isolation=Isolation.BASIC, sandbox="bwrap", tools=())
         recorder = ScriptRecorder.of_file(source, TokenCounter())
         solver = Solver(
             model=recorder,
-            sandbox=compose.make_sandbox(scratch, Isolation.BASIC, repositories),
+            sandbox=compose.make_sandbox(plain, scratch, repositories),
             repositories=repositories,
             limits=Limits(),
             price=CATALOGUE["small-24b"],

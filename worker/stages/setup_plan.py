@@ -39,6 +39,18 @@ fi
 rmdir "$CARGO_HOME" 2>/dev/null || :
 have() { command -v "$1" >/dev/null || { echo "$1 is not in the sandbox: skipped" >&2; return 1; }; }
 """
+# npm installs beside package.json only. Links to parts of the repository stay right when the rest is moved.
+_NPM = """if have npm; then
+npm ci --no-audit --no-fund
+mkdir -p "$SETUP_DIR/node"
+if [ -d node_modules ]; then
+  find node_modules -type l | while IFS= read -r link; do
+    end=$(readlink -f "$link") || continue
+    case $end in "$PWD"/node_modules/*) ;; *) ln -sfn "$end" "$link" ;; esac
+  done
+  mv node_modules "$SETUP_DIR/node/"
+fi
+fi"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,19 +81,21 @@ def plan(settings: RepositoryConfig, files: Sequence[str], read: Read) -> Plan |
 
 def _detected(files: set[str], read: Read) -> list[str]:
     steps = []
-    wanted = _python(files, read)
-    if wanted:
-        # uv where it is inside, since it is quicker; it installs into $VIRTUAL_ENV.
+    project = _project(files, read)
+    wanted = _python(files, project)
+    locked = "uv.lock" in files and "pyproject.toml" in files
+    if wanted or locked:
+        # uv where it is inside, since it is quicker and knows its own lock; it installs into $VIRTUAL_ENV. What the
+        # lock says is asked of the index that this machine uses, not of the addresses in it.
         words = shlex.join(wanted)
+        by_uv = _locked(project) if locked else f"uv pip install {words}"
+        by_pip = f"pip install {words}" if wanted else "echo 'uv is not in the sandbox: uv.lock is skipped' >&2"
         steps.append(
             'test -d "$SETUP_DIR/venv" || { echo "no python3 with venv and ensurepip in the sandbox" >&2; exit 1; }\n'
-            f"if command -v uv >/dev/null; then uv pip install {words}; else pip install {words}; fi"
+            f"if command -v uv >/dev/null; then {by_uv}; else {by_pip}; fi"
         )
     if "package-lock.json" in files and "package.json" in files:
-        steps.append(
-            'if have npm; then npm ci --no-audit --no-fund; mkdir -p "$SETUP_DIR/node"; '
-            'if [ -d node_modules ]; then mv node_modules "$SETUP_DIR/node/"; fi; fi'
-        )
+        steps.append(_NPM)
     if "Cargo.lock" in files:
         steps.append('if have cargo; then mkdir -p "$CARGO_HOME"; cargo fetch --locked; fi')
     if "go.sum" in files:
@@ -89,18 +103,30 @@ def _detected(files: set[str], read: Read) -> list[str]:
     return steps
 
 
-def _python(files: set[str], read: Read) -> list[str]:
+def _project(files: set[str], read: Read) -> dict[str, Any]:
+    if "pyproject.toml" not in files:
+        return {}
+    try:
+        return tomllib.loads((read("pyproject.toml") or b"").decode("utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+        return {}
+
+
+def _locked(project: dict[str, Any]) -> str:
+    """uv's lock with what is for testing: the group `dev` comes by itself."""
+    groups, optional = _table(project, "dependency-groups"), _table(_table(project, "project"), "optional-dependencies")
+    options = [word for name in _TESTING if name in optional for word in ("--extra", name)]
+    options += [word for name in _TESTING if name in groups for word in ("--group", name)]
+    export = shlex.join(["uv", "export", "--quiet", "--frozen", *options])
+    return f'{export} >"$SETUP_DIR/.tmp/locked.txt"; uv pip install -r "$SETUP_DIR/.tmp/locked.txt"'
+
+
+def _python(files: set[str], project: dict[str, Any]) -> list[str]:
     """The arguments of one `pip install`."""
     wanted: list[str] = []
     for path in sorted(files):
         if _REQUIREMENTS.fullmatch(path):
             wanted += ["-r", path]
-    project: dict[str, Any] = {}
-    if "pyproject.toml" in files:
-        try:
-            project = tomllib.loads((read("pyproject.toml") or b"").decode("utf-8"))
-        except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
-            project = {}
     described = _table(project, "project")
     optional = _table(described, "optional-dependencies")
     extras = [name for name in _TESTING if name in optional]

@@ -171,13 +171,22 @@ def _cargo(found: _Found, env: Mapping[str, str]) -> None:
     found.tell("DEVSTRAL_FIX_CARGO_CONFIG", lines, "\n")
 
 
+# What a user of private modules tells go: which ones no check sum database knows, and which no proxy.
+_GO_SAYS = ("GOPROXY", "GOSUMDB", "GONOSUMDB", "GONOPROXY", "GOINSECURE")
+
+
 def _go(found: _Found, env: Mapping[str, str]) -> None:
-    said = [*_say(["go", "env", "GOPROXY", "GOSUMDB"], env).splitlines(), "", ""]
-    proxies = [url for url in re.split(r"[,|]", said[0]) if without_credentials(url)]
+    said = dict(zip(_GO_SAYS, [*_say(["go", "env", *_GO_SAYS], env).splitlines(), *[""] * len(_GO_SAYS)], strict=False))
+    proxies = [url for url in re.split(r"[,|]", said["GOPROXY"]) if without_credentials(url)]
     found.tell("GOPROXY", found.add(proxies), ",")
-    if not proxies or said[1] in {"", "off"}:
+    if not proxies:
         return
-    name, _, url = said[1].partition(" ")
+    for name in _GO_SAYS[2:]:
+        found.tell(name, [said[name]] if said[name] else [])
+    if said["GOSUMDB"] in {"", "off"}:
+        found.tell("GOSUMDB", [said["GOSUMDB"]] if said["GOSUMDB"] else [])
+        return
+    name, _, url = said["GOSUMDB"].partition(" ")
     if found.add([url or f"https://{name.partition('+')[0]}/"]):
         found.env["GOSUMDB"] = name if not url else f"{name} {found.add([url])[0]}"
 

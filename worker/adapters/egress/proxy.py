@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import threading
 import time
@@ -80,10 +81,15 @@ class EgressProxy:
             return dict(self._bytes)
 
     def start(self) -> None:
-        """SandboxUnavailable when the socket can't be made (its path may have at most about 100 bytes)."""
+        """SandboxUnavailable when the socket can't be made."""
         listener = socket.socket(socket.AF_UNIX)
         try:
-            listener.bind(str(self._path))
+            # Through its folder's descriptor, since an address may have about 100 bytes only.
+            folder = os.open(self._path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                listener.bind(f"/proc/self/fd/{folder}/{self._path.name}")
+            finally:
+                os.close(folder)
             self._path.chmod(0o666)
             listener.listen(128)
         except OSError as e:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.protocols import Mount
-from worker.adapters.egress import bridge
+from worker.adapters.egress import bridge, folders
 from worker.adapters.egress.indexes import Indexes, ask
 from worker.adapters.egress.policy import Policy
 from worker.adapters.egress.proxy import EgressProxy, Resolve, resolve
@@ -42,7 +41,8 @@ class OpenWay:
 
 
 class ProxyEgress:
-    """The `Egress` port: a proxy per set-up. `root` holds the sockets' folders and is made at first use.
+    """The `Egress` port: a proxy per set-up. `root` holds the sockets' folders and is made at first use; what set-ups
+    left whose process died is removed at the start, and whenever a way is opened.
 
     `policy.hosts` are in addition to those of `ask()`, what the package clients of this machine say they use; they
     are asked when it first matters, and their answer is kept.
@@ -57,6 +57,7 @@ class ProxyEgress:
         self._resolve = resolve
         self._asking = threading.Lock()
         self._asked: Indexes | None = None
+        folders.sweep(root)
 
     @property
     def _indexes(self) -> Indexes:
@@ -89,18 +90,14 @@ class ProxyEgress:
     @contextmanager
     def open(self) -> Iterator[OpenWay]:
         """SandboxUnavailable when the folder or the socket can't be made."""
-        try:
-            self._root.mkdir(parents=True, exist_ok=True)
-            self._root.chmod(0o711)
-            # A name nobody guesses: whoever can name the socket can use it. Not below `root` where that is too deep.
-            folder = Path(tempfile.mkdtemp(prefix="e-", dir=self._root if len(str(self._root)) < 70 else None))
-            folder.chmod(0o755)
-            shutil.copyfile(bridge.__file__, folder / "bridge.py")
-            (folder / "bridge.py").chmod(0o644)
-        except OSError as e:
-            raise SandboxUnavailable(f"the egress folder could not be made: {e}") from e
-        try:
-            with EgressProxy(folder / "proxy.sock", self._policy, resolve=self._resolve) as proxy:
-                yield OpenWay(folder, proxy, dict(self._indexes.env))
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
+        with ExitStack() as stack:
+            try:
+                folder = stack.enter_context(folders.held(self._root)) / "shown"
+                folder.mkdir()
+                folder.chmod(0o755)
+                shutil.copyfile(bridge.__file__, folder / "bridge.py")
+                (folder / "bridge.py").chmod(0o644)
+            except OSError as e:
+                raise SandboxUnavailable(f"the egress folder could not be made: {e}") from e
+            proxy = stack.enter_context(EgressProxy(folder / "proxy.sock", self._policy, resolve=self._resolve))
+            yield OpenWay(folder, proxy, dict(self._indexes.env))

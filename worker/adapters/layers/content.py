@@ -71,7 +71,8 @@ def meaning(folder: Path) -> Layer:
     if there("cargo"):
         env |= {"CARGO_HOME": f"{TARGET}/cargo", "CARGO_NET_OFFLINE": "true"}
     if there("go"):
-        env |= {"GOMODCACHE": f"{TARGET}/go", "GOPROXY": "off", "GOFLAGS": "-modcacherw"}
+        # What go builds doesn't fit the home directory of a sandbox.
+        env |= {"GOMODCACHE": f"{TARGET}/go", "GOPROXY": "off", "GOCACHE": "/tmp/go-build"}  # noqa: S108 - inside
     return Layer(mounts=tuple(mounts), env=env, path=tuple(path))
 
 

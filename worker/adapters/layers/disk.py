@@ -67,23 +67,31 @@ class DiskLayers:
     """The `Layers` port below `root`: `layers/`, `drafts/`, `failures/`, `locks/`. Nothing is made until first use.
 
     One layer holds at most `largest` bytes, all together at most `room`: beyond it those longest unused go, except
-    the ones in use. One that failed is not tried again for `retry_seconds`.
+    the ones in use. One that failed is not tried again for `retry_seconds`. `machine` is what else of this one decides
+    how a layer turns out, such as tools that it was given.
     """
 
     def __init__(
-        self, root: Path, *, largest: int = 8 << 30, room: int = 40 << 30, retry_seconds: float = 3600
+        self,
+        root: Path,
+        *,
+        largest: int = 8 << 30,
+        room: int = 40 << 30,
+        retry_seconds: float = 3600,
+        machine: Sequence[str] = (),
     ) -> None:
         self._root = root.absolute()
         self._failures = Failures(self._root / "failures", retry_seconds)
         self._largest = largest
         self._room = room
+        self._machine = tuple(machine)
 
     def key(self, parts: Sequence[str]) -> str:
         """The key of what is determined by `parts`, on a machine like this one."""
         release = Path("/etc/os-release")
         machine = [
             _FORM, platform.machine(), sys.version, sys.base_prefix,
-            release.read_text(encoding="utf-8", errors="replace") if release.exists() else "",
+            release.read_text(encoding="utf-8", errors="replace") if release.exists() else "", *self._machine,
         ]  # fmt: skip
         return hashlib.sha256(json.dumps([machine, list(parts)]).encode()).hexdigest()
 
