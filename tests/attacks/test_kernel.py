@@ -91,7 +91,9 @@ def test_no_capability_is_held(box, session, row, monkeypatch):
 
 def test_the_clock_stays(session, row):
     """As root outside only an impossible time is asked for: it is looked at, so the right to set it was there."""
-    code = "import errno, sys, time\ntry: time.clock_settime_ns(0, time.time_ns() if sys.argv[1] == 'now' else -(1 << 60))"
+    code = (
+        "import errno, sys, time\ntry: time.clock_settime_ns(0, time.time_ns() if sys.argv[1] == 'now' else -(1 << 60))"
+    )
     code += "\nexcept OSError as e: print(errno.errorcode[e.errno])\nelse: print('open')"
     got = inside(session, code, "now")
     assert got == "EPERM"
