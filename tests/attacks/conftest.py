@@ -79,12 +79,13 @@ def session(box: Place) -> Iterator[Session]:
 @pytest.fixture
 def row(request: pytest.FixtureRequest, record_property: Callable[[str, object], None]) -> Row:
     """`row("6 core_pattern", outcome="EROFS", control="open")`, or with `without="uid drop"` for a removed defence:
-    then `outcome` is what the attack got."""
+    then `outcome` is what the attack got. Each attack has a control that was measured."""
     found = request.node.callspec.params.get("level", "") if hasattr(request.node, "callspec") else ""
 
     def state(
         attack: str, outcome: object, *, control: object = "", without: str = "", level: str | None = None
     ) -> None:
+        assert control or without, f"{attack}: no control"
         user = "root" if os.geteuid() == 0 else "plain"
         data = {
             "attack": attack,

@@ -16,14 +16,30 @@ libc = ctypes.CDLL(None, use_errno=True)
 result = libc.syscall(*[ctypes.c_long(int(word)) for word in sys.argv[1:]])
 print("open" if result >= 0 else errno.errorcode[ctypes.get_errno()])
 """
-# Every number of argv with no arguments, one answer a line; in children of their own, since some would end us.
-CALLS = """
+# clone (number argv[1]) and clone3 with the flags argv[2]; the child ends at once.
+_CHILD = """
+if pid == 0: os._exit(0)
+print("open" if pid > 0 else errno.errorcode[ctypes.get_errno()])
+if pid > 0: os.waitpid(pid, 0)
+"""
+CLONE = (
+    """
 import ctypes, errno, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
-for word in sys.argv[1:]:
-    result = libc.syscall(*[ctypes.c_long(value) for value in (int(word), 0, 0, 0, 0, 0)])
-    print("open" if result >= 0 else errno.errorcode[ctypes.get_errno()], flush=True)
+words = (int(sys.argv[1]), int(sys.argv[2]) | 17, 0, 0, 0, 0)
+pid = libc.syscall(*[ctypes.c_long(word) for word in words])
 """
+    + _CHILD
+)
+CLONE3 = (
+    """
+import ctypes, errno, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+wanted = (ctypes.c_uint64 * 11)(int(sys.argv[2]), 0, 0, 0, 17)
+pid = libc.syscall(ctypes.c_long(int(sys.argv[1])), wanted, ctypes.c_long(88))
+"""
+    + _CHILD
+)
 SOCKET = """
 import errno, socket, sys
 try: socket.socket(*map(int, sys.argv[1:])); print("open")
@@ -117,11 +133,30 @@ try:
     print("open")
 except MemoryError: print("MemoryError")
 """
-# argv: processes; `open` when all could be started. They end with the pipe that holds them.
+# argv: MiB of each of six processes, one after the other; `open` when all were there at once. The kernel may kill one
+# that has had its memory for long.
+SPREAD = """
+import os, sys
+hold, release = os.pipe()
+for _ in range(6):
+    read, write = os.pipe()
+    if not os.fork():
+        os.close(release)
+        kept = bytearray(int(sys.argv[1]) << 20)
+        kept[::4096] = b"x" * len(kept[::4096])
+        os.write(write, b"x")
+        os.read(hold, 1)
+        os._exit(0)
+    os.close(write)
+    os.read(read, 1)
+os.close(release)
+print("killed" if any([os.wait()[1] for _ in range(6)]) else "open")
+"""
+# argv: processes; `open` when all could be started. They end with the pipe that holds them, and are reaped.
 FORKS = """
 import errno, os, sys
 hold, write = os.pipe()
-answer = "open"
+answer, pids = "open", []
 for _ in range(int(sys.argv[1])):
     try: pid = os.fork()
     except OSError as e:
@@ -131,14 +166,62 @@ for _ in range(int(sys.argv[1])):
         os.close(write)
         os.read(hold, 1)
         os._exit(0)
+    pids.append(pid)
+os.close(write)
+for pid in pids: os.waitpid(pid, 0)
 print(answer)
 """
-TTY_INPUT = """
-import errno, fcntl, os
+# Every process forks for ever; the refused ones try again. argv: a marker to be found by.
+BOMB = """
+import os, signal, time
+for name in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT): signal.signal(name, signal.SIG_IGN)
+while True:
+    try: os.fork()
+    except OSError: time.sleep(0.02)
+"""
+# Four processes that burn for a second; prints the processor-seconds that they had per second.
+BURN = """
+import os, time
+started = time.monotonic()
+for _ in range(4):
+    if not os.fork():
+        while time.monotonic() < started + 1: pass
+        os._exit(0)
+for _ in range(4): os.wait()
+used = os.times().children_user + os.times().children_system
+print(used / (time.monotonic() - started))
+"""
+# argv: a request. On a terminal that is this process's own, as every plain user may have one.
+TERMINAL_INPUT = """
+import errno, fcntl, os, sys
 main, side = os.openpty()
-for request in (0x5412, 0x541C):
-    try: fcntl.ioctl(side, request, b"x"); print("open")
-    except OSError as e: print(errno.errorcode[e.errno])
+pid = os.fork()
+if pid: sys.exit(os.waitpid(pid, 0)[1])
+os.setsid()
+fcntl.ioctl(side, 0x540E, 0)  # TIOCSCTTY
+try: fcntl.ioctl(side, int(sys.argv[1]), b"x"); print("open", flush=True)
+except OSError as e: print(errno.errorcode[e.errno], flush=True)
+os._exit(0)
+"""
+# argv: a control group to make and to move into.
+GROUP = """
+import errno, os, sys
+try:
+    os.mkdir(sys.argv[1])
+    with open(sys.argv[1] + "/cgroup.procs", "w") as procs: procs.write("0")
+    print("open")
+except OSError as e: print(errno.errorcode[e.errno])
+"""
+# argv: a folder; whether files could be made in it, without making one.
+WRITABLE = "import os, sys; print('open' if os.access(sys.argv[1], os.W_OK) else 'EACCES')"
+# argv: a process: read its folder, then end it.
+SIBLING = """
+import errno, os, signal, sys
+try:
+    assert "mine" in os.listdir(f"/proc/{sys.argv[1]}/cwd")
+    os.kill(int(sys.argv[1]), signal.SIGKILL)
+    print("open")
+except OSError as e: print(errno.errorcode[e.errno])
 """
 NETLINK_AUDIT = (16, 3, 9)
 
@@ -149,6 +232,11 @@ def outside(code: str, *args: object) -> str:
         [sys.executable, "-I", "-c", code, *map(str, args)], capture_output=True, check=False, timeout=60
     )
     return done.stdout.decode().strip()
+
+
+def refused_too(answer: str) -> str:
+    """A control that did not work either: for want of a right, or because this kernel has no such thing."""
+    return answer if answer == "open" else f"refused too: {answer}"
 
 
 def inside(session: Session, code: str, *args: object) -> str:

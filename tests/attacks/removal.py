@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.sandboxes import Place
-from worker.adapters.sandbox import command, process, seccomp, stage
+from worker.adapters.sandbox import cgroup, command, persistent, process, seccomp, stage
 
 Edit = Callable[[list[str]], list[str]]
 
@@ -71,6 +75,28 @@ def permit(box: Place, monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
     monkeypatch.setattr(box.sandbox, "_filter", seccomp.program(permit=frozenset(names)))
 
 
+def line(box: Place, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """The filter without one of its lines: a denied call's, or `clone`, `clone3`, `ioctl`, `architecture`, `x32`."""
+    if name in seccomp.DENIED:
+        return permit(box, monkeypatch, name)
+    if name == "clone":
+        monkeypatch.setattr(seccomp, "NEW_NAMESPACES", 0)
+    elif name == "clone3":
+        monkeypatch.setattr(seccomp, "CLONE3", 0x3FFFFFFF)  # no call has that number
+    elif name == "ioctl":
+        monkeypatch.setattr(seccomp, "DENIED_IOCTLS", ())
+    elif name == "x32":
+        abis = {key: replace(abi, x32=False) for key, abi in seccomp.ABIS.items()}
+        monkeypatch.setattr(seccomp, "ABIS", abis)
+    else:
+        assert name == "architecture"
+        program = bytearray(seccomp.program())
+        assert program[8:10] == struct.pack("<H", seccomp._JUMP_EQ)
+        program[11] = 0  # how far it jumps when the architecture is another
+        return monkeypatch.setattr(box.sandbox, "_filter", bytes(program))
+    return permit(box, monkeypatch)
+
+
 def no_filter(box: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     """A filter that allows everything."""
     allow = seccomp._Assembler()
@@ -94,13 +120,31 @@ def ulimits(monkeypatch: pytest.MonkeyPatch, position: int, value: int) -> None:
     monkeypatch.setattr(command, "_ulimits", changed)
 
 
+def group_write(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """Control groups without one of the writes to their files."""
+    original = cgroup.write
+
+    def changed(path: Path, value: str) -> None:
+        if path.name != name:
+            original(path, value)
+
+    monkeypatch.setattr(cgroup, "write", changed)
+
+
 def empty_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     """bubblewrap is started with a variable of the service's."""
+    _started(monkeypatch, lambda more: {**more, "env": {**(more.get("env") or {}), name: value}})
 
+
+def closed_descriptors(monkeypatch: pytest.MonkeyPatch, fd: int) -> None:
+    """bubblewrap is started with a descriptor of the service's."""
+    _started(monkeypatch, lambda more: {**more, "pass_fds": (*more.get("pass_fds", ()), fd)})
+
+
+def _started(monkeypatch: pytest.MonkeyPatch, edit: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     class Leaky(subprocess.Popen):
         def __init__(self, argv, **more):
-            more["env"] = {**(more.get("env") or {}), name: value}
-            super().__init__(argv, **more)
+            super().__init__(argv, **edit(more))
 
     real = process.subprocess
 
@@ -108,4 +152,5 @@ def empty_environment(monkeypatch: pytest.MonkeyPatch, name: str, value: str) ->
         def __getattr__(self, wanted: str):
             return Leaky if wanted == "Popen" else getattr(real, wanted)
 
-    monkeypatch.setattr(process, "subprocess", Module())
+    for module in (process, persistent):
+        monkeypatch.setattr(module, "subprocess", Module())

@@ -174,16 +174,23 @@ def test_alternates_bring_nothing_in(box, row, tmp_path):
     (control / ".git/objects/info").mkdir(exist_ok=True)
     (control / ".git/objects/info/alternates").write_text(f"{secret}/.git/objects\n")
     assert git(control, "cat-file", "blob", blob) == "marker-of-a-secret"
-    row("16 alternates to a host repository", "not there", control="open on the host")
+    row("16 alternates to a host repository", "not there", control="open: read on the host")
 
 
-def test_attributes_of_the_tree_do_not_shape_the_patch(box, row):
+def test_attributes_of_the_tree_do_not_shape_the_patch(box, row, tmp_path):
     """`-diff` or `binary` in a stranger's attributes would hide lines from reviewers."""
     with box.session() as session:
         sh(session, "echo '* -diff' >.gitattributes; echo hidden-line >>app.py")
         diff = box.repos.patch(box.git_dir, box.commit, session.snapshot()).diff
     assert "+hidden-line" in diff
-    row("16 attributes that hide a change", "shown", control="Binary files differ")
+    control = make_source(tmp_path / "control")
+    (control / ".gitattributes").write_text("* -diff\n")
+    with (control / "app.py").open("a") as out:
+        out.write("hidden-line\n")
+    plain = git(control, "diff")
+    assert "Binary files" in plain
+    assert "hidden-line" not in plain
+    row("16 attributes that hide a change", "shown", control="open: hidden by git diff")
 
 
 @pytest.mark.root_only
@@ -202,5 +209,8 @@ def test_another_uids_tree_is_the_second_barrier(row, tmp_path):
     )
     assert b"dubious" in done.stderr
     assert not mark.exists()
+    subprocess.run(["chown", "-R", f"{os.geteuid()}:{os.getegid()}", str(folder)], check=True)
+    git(folder, "status")
+    assert mark.exists()
     shutil.rmtree(folder)
-    row("16 dubious ownership", "refused", control="marker where the owner is the same", level="both")
+    row("16 dubious ownership", "refused", control="marker by git status of its owner", level="both")
