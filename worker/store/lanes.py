@@ -24,6 +24,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     tuple_,
     update,
 )
@@ -88,6 +89,7 @@ class Candidate(NamedTuple):
     lane: Key
 
 
+LANES, PERMITS = (Base.metadata.tables[table.__tablename__] for table in (Lane, Permit))
 ORDER = (Lane.priority.desc(), Lane.last_claimed_at.asc().nulls_first(), Lane.opened_at, Lane.repository)
 
 
@@ -141,6 +143,11 @@ def _walk() -> Any:
 _WALK = _walk()
 
 
+_TAKE_TURNS = text(
+    f"SELECT set_config('idle_in_transaction_session_timeout', '{STALLED_MS}', true), pg_advisory_xact_lock({CLAIMS})"
+)
+
+
 def take_turns(session: Session) -> None:
     """Claims happen one after the other until the end of this transaction, so that order and cap are exact. All
     profiles share the lock, since the cap counts over all of them."""
@@ -157,16 +164,27 @@ def candidate(
     return None if row is None else Candidate(row[0], Key(row[1], row[2], row[3]))
 
 
+_RESET = (
+    update(PERMITS)
+    .where(PERMITS.c.profile == bindparam("lane_profile"), PERMITS.c.announced > 0)
+    .values(announced=0, publish_after=func.now())
+)
+_CLAIMED = (
+    update(LANES)
+    .where(
+        LANES.c.profile == bindparam("lane_profile"),
+        LANES.c.priority == bindparam("lane_priority"),
+        LANES.c.repository == bindparam("lane_repository"),
+    )
+    # Not now(): that is when the transaction began, perhaps before it had its turn.
+    .values(last_claimed_at=func.clock_timestamp())
+    .add_cte(_RESET.returning(PERMITS.c.profile).cte("reset"))
+)
+
+
 def claimed(session: Session, lane: Key) -> None:
     """The lane goes to the end of the round; somebody claims, so the sweep's announcements start anew."""
-    session.execute(
-        update(Lane)
-        .where(Lane.profile == lane.profile, Lane.priority == lane.priority, Lane.repository == lane.repository)
-        # Not now(): that is when the transaction began, perhaps before it had its turn.
-        .values(last_claimed_at=func.clock_timestamp())
-        .execution_options(synchronize_session=False)
-    )
-    _reset(session, lane.profile)
+    session.execute(_CLAIMED, {f"lane_{name}": value for name, value in lane._asdict().items()})
 
 
 def open_lanes(session: Session, lanes: Iterable[Key]) -> None:
@@ -181,16 +199,7 @@ def open_lanes(session: Session, lanes: Iterable[Key]) -> None:
             # A key share lock stops its removal only: claims from it go on.
             if session.scalar(held.with_for_update(read=True, key_share=True)) is not None:
                 break
-        _reset(session, lane.profile)
-
-
-def _reset(session: Session, profile: str) -> None:
-    session.execute(
-        update(Permit)
-        .where(Permit.profile == profile, Permit.announced > 0)
-        .values(announced=0, publish_after=func.now())
-        .execution_options(synchronize_session=False)
-    )
+        session.execute(_RESET, {"lane_profile": lane.profile})
 
 
 _QUEUED_IN_LANE = and_(
