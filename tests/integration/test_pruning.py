@@ -44,14 +44,14 @@ def ended(store, number: int, *, days: int) -> Run:
     with store.transaction() as session:
         lease = states.claim_next(session, profile="small-24b", owner="w", seconds=60)
         assert lease is not None
-        ledger.record_spend(
+        ledger.book(
             session,
             lease,
             call=0,
             profile="small-24b",
             model="m",
             usage=Usage(prompt=1, cached=0, completion=1),
-            usd=0.1,
+            cost=0.1,
             seconds=1.0,
         )
         session.execute(

@@ -73,15 +73,16 @@ def test_many_queued_runs_need_one_permit_which_backs_off(store):
 
 def test_a_claim_and_a_run_that_is_queued_begin_the_back_off_anew(store):
     queued(store, 1)
-    for begin_anew in (lambda: claim(store), lambda: queued(store, 2)):
-        sweep(store)
-        wait(store, Permit)
-        sweep(store)
-        assert wait(store, Permit) == pytest.approx(60, abs=2)
-        queued(store, 3) if begin_anew is None else begin_anew()
-        queued_now = sweep(store)
-        if queued_now:
-            assert wait(store, Permit) == pytest.approx(30, abs=2)
+    queued(store, 2)
+    for begin_anew in (lambda: claim(store), lambda: queued(store, 3)):
+        for expected in (30, 60):
+            assert sweep(store) == [wakes.permit(PROFILE)]
+            assert wait(store, Permit) == pytest.approx(expected, abs=2)
+        begin_anew()
+        assert sweep(store) == [wakes.permit(PROFILE)]
+        assert wait(store, Permit) == pytest.approx(30, abs=2)
+        with store.transaction() as session:
+            session.execute(update(Permit).values(announced=0))
 
 
 def test_what_can_not_be_claimed_is_not_announced(store):

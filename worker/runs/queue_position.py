@@ -76,7 +76,7 @@ def spoken(seconds: float) -> str:
 def between(low: float, high: float) -> str:
     """A wait as a range; both ends in the same unit where that can be."""
     if high < 90:
-        return f"starts in about {spoken(high)}"
+        return f"starts in {'about ' if high >= 45 else ''}{spoken(high)}"
     if low >= 60 and high < 90 * 60:
         first, last = round(low / 60), round(high / 60)
         return f"starts in about {first} to {last} minutes" if first < last else f"starts in about {last} minutes"
