@@ -7,6 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
+from worker.runs import queue_position
 from worker.store import queries
 
 
@@ -18,6 +19,7 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
     pull_request = queries.pull_request(session, row.repository, row.branch)
     evidence = queries.evidence(session, run_id)
     patch = queries.patch(session, run_id)
+    place = queue_position.place(session, run_id)
     return {
         "run_id": str(row.id),
         "kind": row.kind.value,
@@ -54,6 +56,7 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
             for e in evidence
         ],
         "pull_request_url": pull_request.url if pull_request and pull_request.run_id == row.id else None,
+        "queue": None if place is None else place.as_json(),
         "queued_at": row.queued_at.isoformat(),
         "started_at": row.started_at.isoformat() if row.started_at else None,
         "concluded_at": row.concluded_at.isoformat() if row.concluded_at else None,

@@ -6,11 +6,8 @@ from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from worker.settings import Settings
-from worker.store import models, notifications
-from worker.store.base import Base
+from worker.store.tables import METADATA
 
-# Importing the modules is what fills the metadata.
-assert all(table.metadata is Base.metadata for table in (models.Run, notifications.Notification))
 LOCK = 0x64657673  # "devs": two processes that migrate at once take turns
 
 
@@ -24,7 +21,7 @@ def run() -> None:
         connection.commit()
         context.configure(
             connection=connection,
-            target_metadata=Base.metadata,
+            target_metadata=METADATA,
             compare_type=True,
             compare_server_default=True,
             transaction_per_migration=True,

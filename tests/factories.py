@@ -8,6 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from worker.runs import requests
+from worker.runs.priorities import Priority
 from worker.runs.requests import IssueRequest
 
 COMMIT = "1" * 40
@@ -30,7 +31,14 @@ def issue_request(number: int = 1, **changes: Any) -> IssueRequest:
     return IssueRequest(**values)
 
 
-def queue_run(session: Session, number: int = 1, *, profile: str = "small-24b", **changes: Any) -> UUID:
+def queue_run(
+    session: Session,
+    number: int = 1,
+    *,
+    profile: str = "small-24b",
+    priority: Priority = Priority.INTERACTIVE,
+    **changes: Any,
+) -> UUID:
     """A queued run for an issue of its own."""
     run_id, created = requests.start(
         session,
@@ -41,6 +49,7 @@ def queue_run(session: Session, number: int = 1, *, profile: str = "small-24b", 
         profile=profile,
         max_attempts=3,
         repository_config={},
+        priority=priority,
     )
     assert created
     return run_id

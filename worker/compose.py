@@ -22,7 +22,11 @@ from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BadTool, BwrapSandbox, ContainerSandbox, ToolSandbox
 from worker.errors import SettingsError
+from worker.gated_sandbox import GatedSandbox
+from worker.gates import CommandGate, Gate, TokenGate
 from worker.heartbeat import Heartbeat
+from worker.periodic import Periodic
+from worker.prune import PruneRows, PruneRunDirs
 from worker.queue import Publisher
 from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
@@ -37,6 +41,9 @@ from worker.sweep import Sweep
 
 Role = Literal["default", "cpu", "gpu"]
 
+PRUNE_SECONDS = 3600.0
+STAND_IN_PERIODS = 3
+
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
@@ -47,6 +54,9 @@ class Runtime:
     queues: tuple[str, ...]
     slots: int
     stopping: threading.Event
+    gates: tuple[Gate, ...]
+    greet: tuple[wakes.Wake, ...]  #: what it sends when messages begin to arrive: others may have been lost before
+    send: Callable[[wakes.Wake], None]
 
 
 def make_model(settings: Settings) -> Model:
@@ -140,7 +150,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         store = Store(settings.need("database_url"))
         stack.callback(store.close)
         app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
-        publisher = Publisher(app)
+        publisher = Publisher(app, pause=queue.SHORT_PAUSE)
         stack.callback(publisher.close)
         heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
         stack.callback(heartbeat.close)
@@ -148,9 +158,14 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         stopping = threading.Event()
         lease = settings.lease_seconds
         send = publisher.send
+        gates: tuple[Gate, ...] = ()
+        greet: tuple[wakes.Wake, ...] = ()
+        tidy = PruneRunDirs(store=store, repositories=repositories)
+        stack.callback(Periodic("prune_run_directories", tidy, seconds=PRUNE_SECONDS).close)
         use_cases: dict[str, Callable[..., None]]
         if role == "default":
             forges = make_forges(settings)
+            sweep = Sweep(store=store, send=send, repository_slots=settings.repository_slots)
             use_cases = {
                 wakes.INTAKE: Intake(
                     store=store,
@@ -167,13 +182,22 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     repositories=repositories,
                     lease_seconds=lease,
                 ),
-                wakes.SWEEP: Sweep(store=store, send=send),
+                wakes.SWEEP: sweep,
             }
+            # Beat may die, and Redis may lose its message: recovery then takes a few of its periods, not for ever.
+            stack.callback(Periodic("sweep", sweep, seconds=STAND_IN_PERIODS * settings.sweep_seconds).close)
+            stack.callback(Periodic("prune_rows", PruneRows.by(settings, store), seconds=PRUNE_SECONDS).close)
+            greet = (wakes.intake(),)
             queues, slots = (wakes.DEFAULT,), 4
         else:
             layers = make_layers(settings)
-            sandbox = make_sandbox(settings, settings.data_dir, repositories)
+            commands = CommandGate(settings.command_slots or len(os.sched_getaffinity(0)))
+            sandbox = GatedSandbox(make_sandbox(settings, settings.data_dir, repositories), commands)
+            gates = (commands,)
             if role == "gpu":
+                # The setting holds until an engine in this process knows better.
+                tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
+                gates = (tokens, commands)
                 use_cases = {
                     wakes.PURSUE: Pursue(
                         store=store,
@@ -185,8 +209,12 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         profile=settings.profile,
                         lease_seconds=lease,
                         stopping=stopping,
+                        admission=tokens,
+                        gates=(commands,),
+                        repository_slots=settings.repository_slots,
                     )
                 }
+                greet = (wakes.permit(settings.profile),)
                 queues, slots = (wakes.gpu_queue(settings.profile),), settings.gpu_slots
             else:
                 use_cases = {
@@ -209,4 +237,13 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     ),
                 }
                 queues, slots = (wakes.CPU,), settings.cpu_slots
-        yield Runtime(app=app, use_cases=use_cases, queues=queues, slots=slots, stopping=stopping)
+        yield Runtime(
+            app=app,
+            use_cases=use_cases,
+            queues=queues,
+            slots=slots,
+            stopping=stopping,
+            gates=gates,
+            greet=greet,
+            send=send,
+        )

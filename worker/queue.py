@@ -58,7 +58,8 @@ def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
     return app
 
 
-PAUSE = 0.05  # seconds between two rounds of the publisher
+PAUSE = 0.05  # seconds between two rounds of the publisher: in the API a round gathers a burst of webhooks
+SHORT_PAUSE = 0.005  # in a worker a permit wakes a slot that passes the next one on: there each pause adds up
 
 
 def coalesced(wakes: Sequence[Wake]) -> list[Wake]:
@@ -77,8 +78,9 @@ class Publisher:
     """Sends wake-ups from a thread of its own, so that nobody waits for Redis. What can't be sent is dropped with a
     log line: the rows are there, and the sweep announces them again."""
 
-    def __init__(self, app: Celery, *, limit: int = 10_000) -> None:
+    def __init__(self, app: Celery, *, limit: int = 10_000, pause: float = PAUSE) -> None:
         self._app = app
+        self._pause = pause
         self._queue: queue.Queue[Wake | None] = queue.Queue(maxsize=limit)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="publisher", daemon=True)
@@ -92,23 +94,24 @@ class Publisher:
             log.warning("wake_dropped", extra={"task": wake.task, "why": "publisher's queue is full"})
 
     def close(self, timeout: float = 5.0) -> None:
-        """Send what is waiting and stop."""
-        self._queue.put(None)
+        """Send what is waiting and stop; after `timeout` what is still waiting is the sweep's."""
         self._closing.set()
+        with contextlib.suppress(queue.Full):  # a full queue needs nobody to wake its reader
+            self._queue.put_nowait(None)
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        closing = False
-        while not closing:
+        while True:
             waiting = [self._queue.get()]
             with contextlib.suppress(queue.Empty):
                 while True:
                     waiting.append(self._queue.get_nowait())
-            closing = None in waiting
             for wake in coalesced([wake for wake in waiting if wake is not None]):
                 self._send(wake)
+            if self._closing.is_set() and self._queue.empty():
+                return
             # A burst is gathered while the first messages of it are on their way.
-            self._closing.wait(0 if closing else PAUSE)
+            self._closing.wait(self._pause)
 
     def _send(self, wake: Wake) -> None:
         args = [] if wake.id is None else [str(wake.id)]

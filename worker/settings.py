@@ -101,6 +101,18 @@ class Settings(BaseSettings):
     notify_secret: SecretStr | None = Field(default=None, description="what those are signed with")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
+    repository_slots: int = Field(default=8, gt=0, description="runs of one repository at once, on all workers")
+    kv_tokens: int | None = Field(
+        default=None, gt=0, description="tokens that the model server's KV memory holds for one GPU worker"
+    )
+    context_tokens: int = Field(default=32_000, gt=0, description="what a trajectory holds of them, in the mean")
+    command_slots: int | None = Field(
+        default=None, gt=0, description="sandboxed commands at once in one worker; unset: as many as it has cores"
+    )
+    keep_request_days: int = Field(default=30, gt=0, description="the text of a delivery, once it is handled")
+    keep_delivery_days: int = Field(default=180, gt=0, description="a handled delivery's row, which tells repeats")
+    keep_step_days: int = Field(default=180, gt=0, description="the steps of a run that ended; never its spends")
+
     @model_validator(mode="before")
     @classmethod
     def _empty_is_unset(cls, values: Any) -> Any:

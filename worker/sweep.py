@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from worker import wakes
 from worker.runs import setups, states
-from worker.store import queries
+from worker.store import lanes, queries
 from worker.store.models import RunState
 from worker.store.session import Store
 
@@ -17,10 +17,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """The task body of `sweep`; running it twice at once is harmless (rows are taken with SKIP LOCKED)."""
+    """The task body of `sweep`. Two at once do no harm: each takes the rows that the other has not (SKIP LOCKED)."""
 
     store: Store
     send: Callable[[wakes.Wake], None]
+    repository_slots: int = lanes.REPOSITORY_SLOTS
 
     def __call__(self) -> None:
         with self.store.transaction() as session:
@@ -29,16 +30,29 @@ class Sweep:
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
                 self.send(wakes.deliver(run_id))
+        self._mend_lanes()
+        self._announce()
+
+    def _mend_lanes(self) -> None:
         with self.store.transaction() as session:
+            added = lanes.mend(session)
+        with self.store.transaction() as session:
+            lanes.tidy(session)
+        if added:
+            log.warning("lanes_mended", extra={"count": added})
+
+    def _announce(self) -> None:
+        """Each of these is due again only after a while, which doubles as long as nobody takes it."""
+        with self.store.transaction() as session:
+            profiles = lanes.due_profiles(session, repository_slots=self.repository_slots)
             deliveries = queries.due_deliveries(session)
-            runs = queries.due_runs(session)
+            stages = queries.due_stages(session)
             waiting = queries.due_setups(session, setups.HELD)
-        for run_id in waiting:
-            self.send(wakes.setup(run_id))
+        for profile in profiles:
+            self.send(wakes.permit(profile))
         if deliveries:
             self.send(wakes.intake())
-        for run_id, state, profile, verified in runs:
-            if state is RunState.QUEUED:
-                self.send(wakes.permit(profile))
-            else:
-                self.send(wakes.deliver(run_id) if verified else wakes.verify(run_id))
+        for run_id in waiting:
+            self.send(wakes.setup(run_id))
+        for run_id, verified in stages:
+            self.send(wakes.deliver(run_id) if verified else wakes.verify(run_id))

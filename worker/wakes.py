@@ -36,8 +36,8 @@ def intake() -> Wake:
 
 
 def permit(profile: str) -> Wake:
-    """A permit to take the next run of a profile; it names none."""
-    return Wake(task=PURSUE, queue=gpu_queue(profile))
+    """A permit to take runs of a profile until none is left; it names none."""
+    return Wake(task=PURSUE, queue=gpu_queue(profile), drains=True)
 
 
 def setup(run_id: UUID) -> Wake:

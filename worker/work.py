@@ -9,7 +9,7 @@ import warnings
 from celery import signals
 from celery.platforms import SecurityWarning
 
-from worker import compose, logs, queue
+from worker import compose, consumption, logs, queue
 from worker.settings import Settings
 from worker.tasks import register
 
@@ -21,6 +21,12 @@ def work(settings: Settings, role: compose.Role) -> int:
     logs.configure(settings.log_level)
     with compose.worker(settings, role) as runtime:
         register(runtime.app, runtime.use_cases)
+
+        def greet() -> None:
+            for wake in runtime.greet:
+                runtime.send(wake)
+
+        consumption.install(runtime.app, runtime.gates, connected=greet)
 
         def stopping(**_: object) -> None:
             runtime.stopping.set()

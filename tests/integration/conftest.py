@@ -29,9 +29,9 @@ def shared_store(postgres: Postgres) -> Iterator[Store]:
 def store(shared_store: Store) -> Store:
     from sqlalchemy import text
 
-    from worker.store.base import Base
+    from worker.store.tables import METADATA
 
-    tables = ", ".join(table.name for table in Base.metadata.sorted_tables)
+    tables = ", ".join(table.name for table in METADATA.sorted_tables)
     with shared_store.transaction() as session:
         session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     return shared_store

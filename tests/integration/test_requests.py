@@ -115,9 +115,3 @@ def test_the_sweep_finds_what_nobody_picked_up_and_not_at_once_again(store):
         assert queries.due_deliveries(session) == [delivery_id]
     with store.transaction() as session:
         assert queries.due_deliveries(session) == []
-    with store.transaction() as session:
-        run_id = queue_run(session)
-    with store.transaction() as session:
-        assert queries.due_runs(session) == [(run_id, RunState.QUEUED, "small-24b", False)]
-    with store.transaction() as session:
-        assert queries.due_runs(session) == []

@@ -19,21 +19,18 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from worker import queue, wakes
-from worker.bench import records
+from worker.bench import claims, records
 from worker.bench.records import Figure, figure, percentile
 from worker.demo.watch import Progress
-from worker.queue import Publisher
-from worker.runs import requests
-from worker.runs.requests import IssueRequest
 from worker.settings import PREFIX
-from worker.store.models import Delivery, Run, RunState
+from worker.store.models import Delivery
 from worker.store.session import Store
 from worker.supervisor import Child, Supervisor
 from worker.up import Servers, embedded_servers, free_port
 
 COMMAND = "make bench-control-plane"
 SECRET = "bench"  # noqa: S105 - a loopback server's, for a minute
+SLOTS = 8
 RATE, SECONDS, CONNECTIONS = 200, 6, 8
 BURST, BURST_SECONDS = 400, 2.0
 
@@ -116,51 +113,6 @@ def webhooks(port: int, store: Store) -> list[Figure]:
     ]
 
 
-def claims(store: Store, redis_url: str, *, count: int = 60) -> list[Figure]:
-    """Commit runs one at a time and read from the rows when an idle worker took each."""
-    publisher = Publisher(queue.make_app(redis_url))
-    waits = []
-    for number in range(1, count + 1):
-        request = IssueRequest(
-            repository="acme/bench",
-            installation_id=None,
-            issue_number=number,
-            title="bench",
-            body="",
-            issue_url="",
-            sender="bench",
-            sender_type="User",
-            label="devstral-fix",
-        )
-        with store.transaction() as session:
-            run_id, _ = requests.start(
-                session,
-                request,
-                clone_url="",
-                base_branch="main",
-                base_commit="0" * 40,
-                profile="small-24b",
-                max_attempts=1,
-                repository_config={},
-            )
-        committed = time.monotonic()
-        publisher.send(wakes.permit("small-24b"))
-        while True:
-            with store.transaction() as session:
-                if session.get_one(Run, run_id).state is not RunState.QUEUED:
-                    break
-            if time.monotonic() - committed > 10:
-                raise TimeoutError("no worker claimed the run within 10 s")
-            time.sleep(0.002)
-        if number > 5:  # the first few warm the worker's pools
-            waits.append(1000 * (time.monotonic() - committed))
-    publisher.close()
-    return [
-        figure("run committed to claimed, p50", statistics.median(waits), "ms", goal=200, command=COMMAND),
-        figure("run committed to claimed, p99", percentile(waits, 0.99), "ms", goal=None, command=COMMAND),
-    ]
-
-
 def demo_seconds() -> list[Figure]:
     """The demo on a machine that has been set up, as one process from start to end."""
     started = time.monotonic()
@@ -179,6 +131,7 @@ def _environment(servers: Servers, root: Path) -> dict[str, str]:
         "WEBHOOK_SECRET": SECRET,
         "MODEL": f"scripted:{Path(__file__).parents[1] / 'demo' / 'script.json'}",
         "ISOLATION": "basic",
+        "GPU_SLOTS": str(SLOTS),
     }
     kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     return {**kept, **{PREFIX + k: v for k, v in own.items()}}
@@ -190,17 +143,20 @@ def main() -> int:
         root = Path(name)
         root.chmod(0o711)
         servers = stack.enter_context(embedded_servers(root / "servers"))
-        store = Store(servers.database_url, pool_size=2)
+        store = Store(servers.database_url, pool_size=claims.THREADS)
         stack.callback(store.close)
         env, port = _environment(servers, root), free_port()
         with Supervisor([Child("gpu", ["work", "--role", "gpu"], root / "gpu.log")], env=env, cwd=root, grace=10):
-            figures += claims(store, servers.redis_url)
+            figures += claims.idle_and_burst(store, servers.redis_url, command=COMMAND, slots=SLOTS)
         with (
             Supervisor([Child("api", ["serve", "--port", str(port)], root / "api.log")], env=env, cwd=root, grace=10),
             Progress() as progress,
         ):
             progress.wait_for_api(port)
             figures += webhooks(port, store)
+        for repositories in (50, 5000):
+            figures += claims.long_queue(store, repositories=repositories, command=COMMAND)
+        figures += claims.at_cap(store, command=COMMAND)
     records.write("control-plane", figures)
     print(records.table(figures))
     return 0 if all(f.met is not False for f in figures) else 1

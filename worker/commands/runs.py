@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 from uuid import UUID
 
 import click
@@ -20,10 +21,16 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def list_runs(limit: int, *, as_json: bool) -> None:
     """The newest runs."""
+    from worker.runs import queue_position
     from worker.store import queries
 
-    rows = in_transaction(lambda session: queries.recent_runs(session, limit=limit))
+    def read(session: Any) -> Any:
+        rows = queries.recent_runs(session, limit=limit)
+        return rows, queue_position.places(session, [row.id for row in rows])
+
+    rows, places = in_transaction(read)
     for row in rows:
+        place = places.get(row.id)
         data = {
             "run_id": str(row.id),
             "state": row.state.value,
@@ -32,12 +39,55 @@ def list_runs(limit: int, *, as_json: bool) -> None:
             "issue_number": row.issue_number,
             "cost_usd": float(row.usd),
             "reason": row.reason,
+            "queue": None if place is None else place.as_json(),
         }
         if as_json:
             click.echo(json.dumps(data))
         else:
             outcome = f" {data['outcome']}" if row.outcome else ""
-            click.echo(f"{row.id}  {row.repository}#{row.issue_number}  {row.state.value}{outcome}  ${row.usd:.4f}")
+            where = "" if place is None else f"  {place.position} of {place.of}"
+            click.echo(
+                f"{row.id}  {row.repository}#{row.issue_number}  {row.state.value}{outcome}{where}  ${row.usd:.4f}"
+            )
+
+
+@runs.command("show", epilog="Example: devstral-fix runs show 01990000-0000-7000-8000-000000000000")
+@click.argument("run_id", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def show_run(run_id: UUID, *, as_json: bool) -> None:
+    """One run; while it is queued, its place in the queue and when its turn may come."""
+    from worker.runs import queue_position
+    from worker.store import queries
+
+    def read(session: Any) -> Any:
+        row = queries.run(session, run_id)
+        return None if row is None else (row, queue_position.place(session, run_id), queue_position.told(session, row))
+
+    found = in_transaction(read)
+    if found is None:
+        raise click.BadParameter(f"there is no run {run_id}", param_hint="RUN_ID")
+    row, place, told = found
+    data = {
+        "run_id": str(row.id),
+        "repository": row.repository,
+        "issue_number": row.issue_number,
+        "profile": row.profile,
+        "state": row.state.value,
+        "outcome": row.outcome.value if row.outcome else None,
+        "reason": row.reason,
+        "held_reason": row.held_reason,
+        "attempt": row.attempt,
+        "cost_usd": float(row.usd),
+        "queue": None if place is None else place.as_json(),
+    }
+    if as_json:
+        click.echo(json.dumps(data))
+        return
+    for name, value in data.items():
+        if value is not None and name != "queue":
+            click.echo(f"{name.replace('_', ' ')}: {value}")
+    if told is not None:
+        click.echo(f"queue: {told}")
 
 
 @runs.command("cancel", epilog="Example: devstral-fix runs cancel 01990000-0000-7000-8000-000000000000")

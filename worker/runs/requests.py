@@ -12,7 +12,9 @@ from sqlalchemy.orm import Session
 
 from agent.types import Frozen
 from worker.runs.ledger import clean
+from worker.runs.priorities import Priority
 from worker.runs.states import IllegalTransition, override
+from worker.store import lanes
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
 
 
@@ -46,6 +48,7 @@ def start(
     max_attempts: int,
     repository_config: dict[str, Any],
     held_reason: str | None = None,
+    priority: Priority = Priority.INTERACTIVE,
 ) -> tuple[UUID, bool]:
     """Queue a fix of the issue, or find the live one: (run id, created). The database decides, so two racing
     requests can't both create."""
@@ -65,9 +68,11 @@ def start(
         "max_attempts": max_attempts,
         "repository_config": repository_config,
         "held_reason": held_reason,
+        "priority": priority,
     }
     created = session.scalar(insert(Run).values(**values).on_conflict_do_nothing().returning(Run.id))
     if created is not None:
+        lanes.open_lanes(session, [lanes.Key(profile, priority, request.repository)])
         return created, True
     live = session.scalar(
         select(Run.id).where(
@@ -110,7 +115,11 @@ def claim_delivery(session: Session, *, seconds: float) -> Delivery | None:
     statement = (
         update(Delivery)
         .where(Delivery.id == candidate)
-        .values(claimed_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds), attempt=Delivery.attempt + 1)
+        .values(
+            claimed_until=func.now() + func.make_interval(0, 0, 0, 0, 0, 0, seconds),
+            attempt=Delivery.attempt + 1,
+            announced=0,
+        )
         .returning(Delivery)
     )
     return session.scalar(statement)

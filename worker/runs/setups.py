@@ -91,6 +91,6 @@ def postpone(session: Session, run_id: UUID, *, reason: str, seconds: float) -> 
     session.execute(
         update(Run)
         .where(Run.id == run_id)
-        .values(attempt=Run.attempt + 1, reason=clean(reason), not_before=later, publish_after=later)
+        .values(attempt=Run.attempt + 1, reason=clean(reason), not_before=later, publish_after=later, announced=0)
     )
     return False

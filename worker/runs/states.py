@@ -12,10 +12,12 @@ from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import ColumnElement, Interval, and_, bindparam, case, func, or_, select, update
+from sqlalchemy.orm import Session
 
 from worker.errors import LeaseLost, Permanent
+from worker.store import lanes
+from worker.store.base import Base
 from worker.store.models import Run, RunState
 
 S = RunState
@@ -46,6 +48,8 @@ class Lease:
 
 Stage = Literal["verify", "deliver"]
 
+MOST_SKIPPED = 20  # runs that a claim passes over since somebody has them in hand
+
 
 def _write(run_id: UUID, to: RunState, where: ColumnElement[bool], values: Mapping[str, Any]) -> Any:
     sources = [state for state, targets in TRANSITIONS.items() if to in targets]
@@ -58,22 +62,30 @@ def _write(run_id: UUID, to: RunState, where: ColumnElement[bool], values: Mappi
     return (
         update(Run)
         .where(Run.id == run_id, Run.state.in_(sources), where)
-        .values(state=to, **{**released, **stamps, **values})
+        .values(state=to, **{"announced": 0, **released, **stamps, **values})
+        .returning(Run.profile, Run.priority, Run.repository)
         .execution_options(synchronize_session=False)
     )
+
+
+def _moved(session: Session, statement: Any, to: RunState) -> bool:
+    row = session.execute(statement).one_or_none()
+    if row is not None and to is S.QUEUED:
+        lanes.open_lanes(session, [lanes.Key(*row)])
+    return row is not None
 
 
 def advance(session: Session, lease: Lease, to: RunState, **values: Any) -> None:
     """Move a run that this worker holds. LeaseLost when it no longer does: nothing was written."""
     statement = _write(lease.run_id, to, Run.lease_token == lease.token, values)
-    if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
+    if not _moved(session, statement, to):
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} may no longer move it to {to.value}")
 
 
 def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> None:
     """Move a run from outside (operator, sweep). Fences out its worker. IllegalTransition when it may not."""
     statement = _write(run_id, to, Run.id == run_id, {"lease_token": Run.lease_token + 1, **values})
-    if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
+    if not _moved(session, statement, to):
         raise IllegalTransition(f"run {run_id} can't become {to.value} from where it is")
 
 
@@ -85,43 +97,55 @@ def _lease_values(owner: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def claim_next(session: Session, *, profile: str, owner: str, seconds: float) -> Lease | None:
-    """Take the next queued run of a profile: higher priority first, then the repository with the fewest running
-    runs, then the oldest. None when there is nothing to do (the permit is spent)."""
-    other = aliased(Run)
-    busy = (
-        select(func.count())
-        .where(other.repository == Run.repository, other.state == S.RUNNING)
-        .correlate(Run)
-        .scalar_subquery()
-    )
-    candidate = (
+def _claim() -> Any:
+    # Claims take turns, but an operator may have the row in hand: then it is not waited for.
+    free = (
         select(Run.id)
-        .where(
-            Run.state == S.QUEUED,
-            Run.profile == profile,
-            Run.held_reason.is_(None),
-            or_(Run.not_before.is_(None), Run.not_before <= func.now()),
-        )
-        .order_by(Run.priority.desc(), busy, Run.queued_at)
-        .limit(1)
+        .where(Run.id == bindparam("candidate"), *lanes.run_conditions())
         .with_for_update(skip_locked=True)
         .scalar_subquery()
     )
-    statement = (
-        update(Run)
-        .where(Run.id == candidate, Run.state == S.QUEUED)
+    return (
+        update(_RUNS)
+        .where(_RUNS.c.id == free)
         .values(
             state=S.RUNNING,
-            started_at=func.coalesce(Run.started_at, func.now()),
+            started_at=func.coalesce(_RUNS.c.started_at, func.now()),
             reason=None,
-            **_lease_values(owner, seconds),
+            announced=0,
+            lease_token=_RUNS.c.lease_token + 1,
+            lease_owner=bindparam("owner"),
+            lease_expires_at=func.now() + bindparam("lease", type_=Interval),
         )
-        .returning(Run.id, Run.lease_token)
-        .execution_options(synchronize_session=False)
+        .returning(_RUNS.c.lease_token)
     )
-    row = session.execute(statement).one_or_none()
-    return None if row is None else Lease(run_id=row.id, token=row.lease_token, owner=owner)
+
+
+_RUNS = Base.metadata.tables[Run.__tablename__]
+_CLAIM = _claim()  # built once: building it takes longer than running it
+
+
+def claim_next(
+    session: Session, *, profile: str, owner: str, seconds: float, repository_slots: int = lanes.REPOSITORY_SLOTS
+) -> Lease | None:
+    """Take the next queued run of a profile: higher priority first, then round-robin over repositories with fewer than
+    `repository_slots` running runs, then the oldest. None when there is nothing to do (the permit is spent).
+
+    What else must hold for a claim stands in `lanes.run_conditions` and `lanes.lane_conditions`.
+    """
+    lanes.take_turns(session)
+    skipped: list[UUID] = []
+    while len(skipped) < MOST_SKIPPED:
+        found = lanes.candidate(session, profile, repository_slots=repository_slots, skipped=skipped)
+        if found is None:
+            return None
+        values = {"candidate": found.run_id, "owner": owner, "lease": timedelta(seconds=seconds)}
+        token = session.scalar(_CLAIM, values)
+        if token is not None:
+            lanes.claimed(session, found.lane)
+            return Lease(run_id=found.run_id, token=token, owner=owner)
+        skipped.append(found.run_id)
+    return None
 
 
 def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, seconds: float) -> Lease | None:
@@ -140,7 +164,7 @@ def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, sec
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
             or_(Run.lease_expires_at.is_(None), Run.lease_expires_at < func.now()),
         )
-        .values(**_lease_values(owner, seconds))
+        .values(announced=0, **_lease_values(owner, seconds))
         .returning(Run.lease_token)
         .execution_options(synchronize_session=False)
     )
@@ -170,6 +194,7 @@ def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float,
         lease_expires_at=None,
         not_before=later,
         publish_after=later,
+        announced=0,
         reason=reason,
         attempt=Run.attempt + (1 if counts else 0),
     )
@@ -197,11 +222,14 @@ def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]
             lease_owner=None,
             lease_expires_at=None,
             publish_after=func.now(),
+            announced=0,
             state=case((spent, S.FAILED.value), (Run.state == S.RUNNING, S.QUEUED.value), else_=Run.state),
             finished_at=case((spent, func.now()), else_=None),
             reason=case((spent, "given up: its worker was lost too often"), else_="its worker was lost; trying again"),
         )
-        .returning(Run.id, Run.state)
+        .returning(Run.id, Run.state, Run.profile, Run.priority, Run.repository)
         .execution_options(synchronize_session=False)
     )
-    return [(row.id, row.state) for row in session.execute(statement)]
+    rows = session.execute(statement).all()
+    lanes.open_lanes(session, [lanes.Key(*row[2:]) for row in rows if row.state is S.QUEUED])
+    return [(row.id, row.state) for row in rows]

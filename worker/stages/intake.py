@@ -9,7 +9,7 @@ from uuid import UUID
 
 from worker import logs, wakes
 from worker.errors import ForgeUnavailable, Permanent, Transient
-from worker.runs import requests, setups
+from worker.runs import queue_position, requests, setups
 from worker.runs.requests import IssueRequest
 from worker.stages import config, texts
 from worker.stages.layer import needed
@@ -127,7 +127,11 @@ class Intake:
 
     def _acknowledge(self, forge: Forge, request: IssueRequest, run_id: UUID) -> None:
         """The run exists either way; `deliver` finds or makes the comment, should this fail."""
-        body = texts.status(request.issue_number, run_id, f"queued for {self.profile}, asked for by @{request.sender}.")
+        with self.store.transaction() as session:
+            wait = queue_position.told(session, session.get_one(Run, run_id))
+        details = [] if wait is None else [f"In the queue: {wait}."]
+        headline = f"queued for {self.profile}, asked for by @{request.sender}."
+        body = texts.status(request.issue_number, run_id, headline, details)
         try:
             comment = set_status(forge, request.issue_number, body)
         except (Transient, Permanent) as error:

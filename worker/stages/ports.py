@@ -113,6 +113,9 @@ class Repositories(Protocol):
 
     def drop_run_dir(self, run_id: str) -> None: ...
 
+    def run_ids(self) -> tuple[str, ...]:
+        """The runs that have such a repository on this machine."""
+
     def read_file(self, git_dir: Path, tree: str, path: str, *, max_bytes: int = 65_536) -> bytes | None:
         """A regular file's content at a commit or tree; None when absent, not a regular file, or larger."""
 

@@ -1,11 +1,12 @@
-"""One permit: claim the next run of a profile, let the agent work on it, conclude it. Runs on a GPU worker."""
+"""One permit: claim the next run of a profile, let the agent work on it, conclude it; and so on until none is left.
+Runs on a GPU worker."""
 
 from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from datetime import timedelta
 
 from sqlalchemy import func
@@ -14,6 +15,7 @@ from sqlalchemy.orm import Session
 from agent.types import ExitStatus
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
+from worker.gates import Gate, TokenGate
 from worker.heartbeat import Heartbeat, Holding, owner_name
 from worker.runs import ledger, setups, states
 from worker.runs.states import Lease
@@ -21,6 +23,7 @@ from worker.stages.attempt import Attempt, Solver
 from worker.stages.journal import LeasedJournal, ShuttingDown
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
+from worker.store import lanes
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
 
@@ -42,18 +45,57 @@ class Pursue:
     profile: str
     lease_seconds: float
     stopping: threading.Event
+    admission: TokenGate = field(default_factory=lambda: TokenGate(lambda: None, expected=1))
+    gates: Sequence[Gate] = ()
+    repository_slots: int = lanes.REPOSITORY_SLOTS
 
     def __call__(self) -> None:
         if self.stopping.is_set():
             return  # the permit is lost, the run is not: the sweep sends another
-        with self.store.transaction() as session:
-            lease = states.claim_next(session, profile=self.profile, owner=owner_name(), seconds=self.lease_seconds)
-        if lease is None:
-            return
-        with logs.bound(run_id=lease.run_id), self.heartbeat.hold(lease) as holding:
-            self._pursue(lease, holding)
+        first = True
+        while not self.stopping.is_set():
+            if not all(gate.room() for gate in self.gates) or not self.admission.enter():
+                self._pass_on()
+                return
+            try:
+                if not self._next(wake_another=first):
+                    return
+            finally:
+                self.admission.leave()
+            first = False
 
-    def _pursue(self, lease: Lease, holding: Holding) -> None:
+    def _next(self, *, wake_another: bool) -> bool:
+        """Claim one run and work on it; False when this slot has to stop. The first claim wakes the next slot, here or
+        elsewhere, if there is more: so one permit wakes them all, one after the other, and nobody counts permits."""
+        lease = self._claim(wake_another=wake_another)
+        if lease is None:
+            return False
+        with logs.bound(run_id=lease.run_id), self.heartbeat.hold(lease) as holding:
+            return self._pursue(lease, holding)
+
+    def _claim(self, *, wake_another: bool) -> Lease | None:
+        slots = self.repository_slots
+        with self.store.transaction() as session:
+            lease = states.claim_next(
+                session,
+                profile=self.profile,
+                owner=owner_name(),
+                seconds=self.lease_seconds,
+                repository_slots=slots,
+            )
+            if lease is None or not wake_another:
+                return lease
+            if lanes.candidate(session, self.profile, repository_slots=slots) is not None:
+                after_commit(session, self._pass_on)
+        return lease
+
+    def _pass_on(self) -> None:
+        """Leave it to a slot that has room: this worker takes no message while a gate is full."""
+        self.send(wakes.permit(self.profile))
+
+    def _pursue(self, lease: Lease, holding: Holding) -> bool:
+        """False when it ended for a reason that lies in this worker, or in the model it uses: the next run would fare
+        no better. The sweep sends another permit."""
         log.info("run_claimed", extra={"token": lease.token})
         try:
             attempt = self._solve(lease, holding)
@@ -64,11 +106,13 @@ class Pursue:
             self._hold_for_setup(lease)
         except Transient as error:
             self._give_back(lease, error)
+            return False
         except Permanent as error:
             self._fail(lease, str(error))
         except Exception as error:
             log.exception("run_crashed")
             self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+        return True
 
     def _solve(self, lease: Lease, holding: Holding) -> Attempt:
         model = self.solver.model

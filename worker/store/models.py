@@ -72,6 +72,7 @@ class Delivery(Base):
     attempt: Mapped[int] = mapped_column(server_default="0")
     claimed_until: Mapped[datetime | None]
     publish_after: Mapped[datetime] = _now()
+    announced: Mapped[int] = mapped_column(server_default="0")  #: by the sweep since somebody last took it
     received_at: Mapped[datetime] = _now()
     handled_at: Mapped[datetime | None]
 
@@ -96,7 +97,19 @@ class Run(Base):
     __table_args__ = (
         Index("uq_runs_live_issue", "repository", "issue_number", "kind", unique=True, postgresql_where=_LIVE_SQL),
         Index("uq_runs_live_branch", "repository", "branch", unique=True, postgresql_where=_LIVE_SQL),
-        Index("ix_runs_claim", "profile", "priority", "queued_at", postgresql_where=text("state = 'queued'")),
+        # A claim reads the oldest run of a lane; runs that are held never come between.
+        Index(
+            "ix_runs_claim",
+            "profile",
+            "priority",
+            "repository",
+            "queued_at",
+            "id",
+            postgresql_where=text("state = 'queued' AND held_reason IS NULL"),
+        ),
+        Index("ix_runs_lane", "profile", "priority", "repository", postgresql_where=text("state = 'queued'")),
+        Index("ix_runs_stage", "publish_after", postgresql_where=text("state = 'concluded'")),
+        Index("ix_runs_concluded", "profile", "concluded_at", postgresql_where=text("concluded_at IS NOT NULL")),
         Index("ix_runs_lease", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_runs_repository_state", "repository", "state"),
         CheckConstraint("cached_tokens <= prompt_tokens", name="cached_is_part_of_prompt"),
@@ -145,6 +158,7 @@ class Run(Base):
     not_before: Mapped[datetime | None]
     deliver_after: Mapped[datetime | None]
     publish_after: Mapped[datetime] = _now()
+    announced: Mapped[int] = mapped_column(server_default="0")  #: by the sweep since somebody last took it
 
     calls: Mapped[int] = mapped_column(server_default="0")
     prompt_tokens: Mapped[int] = mapped_column(server_default="0")

@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
+from sqlalchemy.sql.dml import ReturningUpdate
 
+from worker.store.backoff import next_announcement
 from worker.store.base import Base
 from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState, Step
 
@@ -32,10 +34,14 @@ def insert_delivery(connection: Connection | Session, **values: Any) -> UUID | N
 
 
 def due_deliveries(session: Session, *, limit: int = 200) -> Sequence[UUID]:
-    """Received deliveries that nobody picked up in time; each is due again in 30 s, then later and later."""
+    """Received deliveries that nobody picked up in time; each is due again later and later."""
     due = (
         select(Delivery.id)
-        .where(Delivery.state == DeliveryState.RECEIVED, Delivery.publish_after <= func.now())
+        .where(
+            Delivery.state == DeliveryState.RECEIVED,
+            Delivery.publish_after <= func.now(),
+            func.coalesce(Delivery.claimed_until, func.now()) <= func.now(),
+        )
         .order_by(Delivery.publish_after)
         .limit(limit)
         .with_for_update(skip_locked=True)
@@ -43,36 +49,30 @@ def due_deliveries(session: Session, *, limit: int = 200) -> Sequence[UUID]:
     statement = (
         update(Delivery)
         .where(Delivery.id.in_(due))
-        .values(publish_after=func.now() + text("interval '30 s'") * (Delivery.attempt + 1))
+        .values(announced=Delivery.announced + 1, publish_after=next_announcement(Delivery.announced))
         .returning(Delivery.id)
         .execution_options(synchronize_session=False)
     )
     return session.scalars(statement).all()
 
 
-def due_runs(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, RunState, str, bool]]:
-    """Runs that wait for a worker and were not announced lately: (id, state, profile, verified)."""
+def due_stages(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, bool]]:
+    """Concluded runs that wait for a worker and were not announced lately: (id, verified)."""
     due = (
         select(Run.id)
         .where(
-            Run.state.in_([RunState.QUEUED, RunState.CONCLUDED]),
+            Run.state == RunState.CONCLUDED,
             Run.held_reason.is_(None),
             Run.lease_owner.is_(None),
             Run.publish_after <= func.now(),
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
+            or_(Run.deliver_after.is_(None), Run.deliver_after <= func.now()),
         )
         .order_by(Run.publish_after)
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    statement = (
-        update(Run)
-        .where(Run.id.in_(due))
-        .values(publish_after=func.now() + text("interval '30 s'"))
-        .returning(Run.id, Run.state, Run.profile, Run.outcome.is_not(None))
-        .execution_options(synchronize_session=False)
-    )
-    return [(row[0], row[1], row[2], row[3]) for row in session.execute(statement)]
+    return [(row[0], row[1]) for row in session.execute(_announced(due, Run.outcome.is_not(None)))]
 
 
 def due_setups(
@@ -91,14 +91,17 @@ def due_setups(
         .limit(limit)
         .with_for_update(skip_locked=True)
     )
-    statement = (
+    return [row[0] for row in session.execute(_announced(due))]
+
+
+def _announced(due: Select[Any], *also: ColumnElement[Any]) -> ReturningUpdate[Any]:
+    return (
         update(Run)
         .where(Run.id.in_(due))
-        .values(publish_after=func.now() + text("interval '30 s'"))
-        .returning(Run.id)
+        .values(announced=Run.announced + 1, publish_after=next_announcement(Run.announced))
+        .returning(Run.id, *also)
         .execution_options(synchronize_session=False)
     )
-    return session.scalars(statement).all()
 
 
 def run(session: Session, run_id: UUID) -> Run | None:

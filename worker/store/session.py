@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
+from psycopg.errors import IdleInTransactionSessionTimeout
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select
-from sqlalchemy.exc import ArgumentError, OperationalError
+from sqlalchemy.exc import ArgumentError, InternalError, OperationalError
 from sqlalchemy.orm import Session, sessionmaker
 
 from worker.errors import SettingsError, Transient
@@ -48,6 +49,10 @@ class Store:
                 yield session
         except OperationalError as error:
             raise DatabaseUnavailable(str(error.orig)) from error
+        except InternalError as error:
+            if isinstance(error.orig, IdleInTransactionSessionTimeout):  # we were too slow, and Postgres hung up
+                raise DatabaseUnavailable(str(error.orig)) from error
+            raise
 
     @contextmanager
     def connection(self) -> Iterator[Connection]:

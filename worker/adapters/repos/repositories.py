@@ -89,6 +89,9 @@ class GitRepositories(ObjectStore):
         shutil.rmtree(self._root / "runs" / f"{run_name(run_id)}.git", ignore_errors=True)
         (self._root / "locks" / f"run-{run_id}.lock").unlink(missing_ok=True)
 
+    def run_ids(self) -> tuple[str, ...]:
+        return tuple(sorted(path.name.removesuffix(".git") for path in (self._root / "runs").glob("*.git")))
+
     def remote_branch(self, url: str, branch: str, token: SecretStr | None) -> str | None:
         ref = branch_ref(branch)
         out = self._git.network(None, url, token, "ls-remote", "--quiet", "--", url, ref).decode("utf-8", "replace")

@@ -1,0 +1,36 @@
+"""`devstral-fix prune`: forget what is old, as the settings say."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from worker.commands.base import database_url, settings
+
+
+@click.command(epilog="Example: devstral-fix prune --dry-run")
+@click.option("--dry-run", is_flag=True, help="Only count.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def prune(*, dry_run: bool, as_json: bool) -> None:
+    """Forget old requests, deliveries and steps, and drop this machine's repositories of runs that ended.
+
+    Workers do this by themselves once an hour. Ages are DEVSTRAL_FIX_KEEP_*_DAYS. The ledger is never touched.
+    """
+    from worker.compose import make_repositories
+    from worker.prune import PruneRows, PruneRunDirs
+    from worker.store.session import Store
+
+    chosen = settings()
+    store = Store(database_url(), pool_size=1)
+    try:
+        counts = PruneRows.by(chosen, store)(dry_run=dry_run)
+        counts |= PruneRunDirs(store=store, repositories=make_repositories(chosen.data_dir))(dry_run=dry_run)
+    finally:
+        store.close()
+    if as_json:
+        click.echo(json.dumps({"dry_run": dry_run, **counts}))
+        return
+    done = "would be forgotten" if dry_run else "forgotten"
+    for name, count in counts.items():
+        click.echo(f"{name.replace('_', ' ')}: {count} {done}")

@@ -1,0 +1,11 @@
+"""The whole schema: importing every module with tables is what fills the metadata."""
+
+from __future__ import annotations
+
+from sqlalchemy import MetaData
+
+from worker.store import lanes, models, notifications
+from worker.store.base import Base
+
+METADATA: MetaData = Base.metadata
+MODULES = (lanes, models, notifications)
