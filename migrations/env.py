@@ -6,10 +6,12 @@ from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from worker.settings import Settings
-from worker.store import models
+from worker.store import attempts, models
 from worker.store.base import Base
 
-assert models.Run.metadata is Base.metadata  # importing the module is what fills the metadata
+assert (
+    models.Run.metadata is attempts.Attempt.metadata is Base.metadata
+)  # importing the module is what fills the metadata
 LOCK = 0x64657673  # "devs": two processes that migrate at once take turns
 
 

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import local, machine, processes, runs
+from worker.commands import local, machine, processes, runs, show
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -34,6 +34,7 @@ for command in (
     runs.runs,
 ):
     cli.add_command(command)
+runs.runs.add_command(show.show_run)
 
 
 def main() -> None:

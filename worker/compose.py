@@ -167,11 +167,13 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                 cgroup=settings.cgroup,
             )
             if role == "gpu":
+                solver = make_solver(settings, sandbox, repositories)
+                heartbeat.only_while(lambda: solver.model.alive)
                 use_cases = {
                     wakes.PURSUE: Pursue(
                         store=store,
                         heartbeat=heartbeat,
-                        solver=make_solver(settings, sandbox, repositories),
+                        solver=solver,
                         repositories=repositories,
                         layers=layers,
                         send=send,

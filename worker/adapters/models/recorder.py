@@ -125,7 +125,7 @@ class _RecordedConversation:
         self._inner.add(messages)
         self._asked += [self._expected(message) for message in messages]
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, _answer: AssistantMessage) -> None:
         """Raises ScriptMismatch: of an answer that was given before, its usage is not known any more."""
         raise ScriptMismatch(
             "a script is recorded from its first turn on, and this conversation goes on from a later one"

@@ -133,7 +133,7 @@ class ScriptedConversation:
 
     def restore(self, answer: AssistantMessage) -> None:
         """Skip a turn that was played before. What was added, and the answer, are compared as if it were played now."""
-        turn, reply = self._next()
+        _, reply = self._next()
         if self._model.check and answer != reply:
             what = first_difference(reply.model_dump_json(indent=1), answer.model_dump_json(indent=1))
             raise self._model.mismatch(f"turn {self._turn + 1}, the recorded answer", what)
