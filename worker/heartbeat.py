@@ -146,8 +146,10 @@ class Heartbeat:
 
 
 # One statement, however many are held: each lease by its run and its token.
-_HELD = func.unnest(bindparam("ids", type_=ARRAY(Uuid)), bindparam("tokens", type_=ARRAY(BigInteger))).table_valued(
-    "id", "token", name="held"
+_HELD = (
+    func.unnest(bindparam("ids", type_=ARRAY(Uuid)), bindparam("tokens", type_=ARRAY(BigInteger)))
+    .table_valued("id", "token")
+    .render_derived(name="held")
 )
 _RENEW = (
     update(Run)

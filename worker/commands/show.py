@@ -36,7 +36,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
     if run is None:
         return None
     spend = trajectories.spend_by_attempt(session, run_id)
-    attempts = {
+    attempts: dict[int, dict[str, Any]] = {
         attempt.lease_token: {
             "token": attempt.lease_token,
             "stage": attempt.stage.value,
