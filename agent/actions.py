@@ -52,7 +52,7 @@ class Turn:
         ]
         return [*results, UserMessage(content=self.note)] if self.note else results
 
-    def step(self, index: int, completion: Completion, usd: float, tree: str | None) -> Step:
+    def step(self, index: int, completion: Completion, usd: float, tree: str | None, elapsed: float) -> Step:
         return Step(
             index=index,
             thought=clean(completion.message.content),
@@ -62,6 +62,11 @@ class Turn:
             model_seconds=completion.seconds,
             tree=tree,
             note=self.note,
+            answer=completion.message,
+            finish_reason=completion.finish_reason,
+            elapsed=elapsed,
+            exit_status=self.end.exit_status if self.end else None,
+            exit_reason=clean(self.end.reason) if self.end else "",
         )
 
 

@@ -39,5 +39,11 @@ class Cancelled(AgentEnd):
     exit_status = ExitStatus.CANCELLED
 
 
+def ended(status: ExitStatus, reason: str) -> AgentEnd:
+    """The end of that status once more, as a step has recorded it."""
+    kind = next((kind for kind in AgentEnd.__subclasses__() if kind.exit_status is status), AgentEnd)
+    return kind(reason)
+
+
 class ToolFailure(Exception):
     """A tool could not do what was asked; the text tells the model what to do next."""

@@ -10,10 +10,11 @@ from agent.actions import Ready, Refused, Turn, refuse, run, understand, unusabl
 from agent.errors import AgentEnd, Cancelled, FormatErrors, Submitted
 from agent.meter import Meter
 from agent.protocols import Conversation, Journal, Model, Session
+from agent.resume import Progress, replay
 from agent.tools import default_tools
 from agent.tools.base import spec
 from agent.tools.text import clean
-from agent.types import AgentResult, Completion, Limits, Price, Sampling, Task, UserMessage
+from agent.types import AgentResult, Completion, Limits, Price, Sampling, Task
 from agent.workspace import Workspace
 
 MAX_UNUSABLE = 3  # answers in a row
@@ -37,17 +38,17 @@ class Agent:
         price: Price,
         sampling: Sampling,
         cancel: Event,
+        progress: Progress = Progress(),  # noqa: B008  # a value: frozen
     ) -> None:
         self.model = model
         self.task = task
         self._journal = journal
         self.sampling = sampling
         self._cancel = cancel
-        self.meter = Meter(limits, price)
+        self.meter = Meter(limits, price, progress.used)
+        self._progress = progress
         self._workspace = Workspace(session, limits.command_seconds, self.meter.deadline, cancel)
         self._tools = default_tools(limits)
-        self._nudged = False
-        self._unusable = 0
         self.specs = tuple(map(spec, self._tools))
         self.system = prompts.system()
         self.prompt = prompts.task(task, limits)
@@ -57,8 +58,8 @@ class Agent:
         end = AgentEnd("interrupted")
         try:
             with closing(self.model.open(self.system, self.specs)) as conversation:
-                self._workspace.open()
-                conversation.add([UserMessage(content=self.prompt)])
+                self._workspace.open(self._progress.tree)
+                self._memory = replay(conversation, self.prompt, self._progress, self._tools)
                 while True:
                     self._step(conversation)
         except AgentEnd as reached:
@@ -78,7 +79,8 @@ class Agent:
         # Booked before it is understood: an unusable answer is billed all the same.
         self._journal.spend(self.meter.calls - 1, completion.usage, usd, completion.seconds)
         turn = self._react(completion)
-        self._journal.step(turn.step(self.meter.calls - 1, completion, usd, self._workspace.save()))
+        self._journal.step(turn.step(self._memory.steps, completion, usd, self._workspace.save(), self.meter.seconds))
+        self._memory.steps += 1
         if messages := turn.messages():
             conversation.add(messages)
         if turn.end:
@@ -96,8 +98,8 @@ class Agent:
             return Turn(end=Cancelled() if self._cancel.is_set() else self.meter.time_is_over())
         calls = understand(completion, self._tools)
         problem = unusable(completion, calls)
-        self._unusable = self._unusable + 1 if problem else 0
-        end = FormatErrors(f"{self._unusable} in a row: {problem}") if self._unusable >= MAX_UNUSABLE else None
+        row = self._memory.unusable = self._memory.unusable + 1 if problem else 0
+        end = FormatErrors(f"{row} in a row: {problem}") if row >= MAX_UNUSABLE else None
         if calls:
             return self._execute(calls, end)
         return Turn(note=problem, end=end) if problem else self._submit(completion.message.content)
@@ -124,8 +126,8 @@ class Agent:
         return None
 
     def _submit(self, summary: str) -> Turn:
-        if self._workspace.unchanged and not self._nudged:
-            self._nudged = True
+        if self._workspace.unchanged and not self._memory.nudged:
+            self._memory.nudged = True
             return Turn(note=prompts.nudge("nothing_changed"))
         return Turn(end=Submitted(summary))
 

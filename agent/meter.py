@@ -5,23 +5,23 @@ from __future__ import annotations
 import time
 
 from agent.errors import LimitsExceeded
-from agent.types import Limits, Price, Sampling, Usage
+from agent.types import Limits, Price, Sampling, Usage, Used
 
 MIN_ANSWER = 256  # tokens that must be free in the window for a call to be worth making
 
 
 class Meter:
-    """Runs from its creation. A limit that is reached ends the trajectory before the next call, so at most one call
-    goes over it."""
+    """Runs from its creation, on top of what was `used` before it. A limit that is reached ends the trajectory before
+    the next call, so at most one call goes over it."""
 
-    def __init__(self, limits: Limits, price: Price) -> None:
+    def __init__(self, limits: Limits, price: Price, used: Used) -> None:
         self.limits = limits
         self.price = price
-        self._started = time.monotonic()
+        self._started = time.monotonic() - used.seconds
         self.deadline = self._started + limits.wall_seconds
-        self.calls = 0
-        self.usage = Usage()
-        self.usd = 0.0
+        self.calls = used.calls
+        self.usage = used.usage
+        self.usd = used.usd
 
     @property
     def seconds(self) -> float:

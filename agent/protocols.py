@@ -14,7 +14,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from agent.types import Completion, Evidence, Frozen, Input, Sampling, Step, ToolSpec, Usage
+from agent.types import AssistantMessage, Completion, Evidence, Frozen, Input, Sampling, Step, ToolSpec, Usage
 
 
 class Conversation(Protocol):
@@ -26,6 +26,10 @@ class Conversation(Protocol):
 
     def add(self, messages: Sequence[Input]) -> None:
         """Append messages; each tool call of the last answer gets exactly one ToolMessage before the next call."""
+
+    def restore(self, answer: AssistantMessage) -> None:
+        """Append an answer that was generated before, in another conversation that began and went like this one, as
+        `complete` would have: nothing is generated. It is no answer of this model's that counts or costs."""
 
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
         """Generate the next answer and append it to the history.
@@ -45,6 +49,15 @@ class Model(Protocol):
     @property
     def tokenizer(self) -> str:
         """What counted the tokens; ends in `(approximate)` when it is not the model's own vocabulary."""
+
+    @property
+    def identity(self) -> str:
+        """Equal for models that may go on with each other's conversations, wherever they run."""
+
+    @property
+    def alive(self) -> bool:
+        """False once no call in this process can succeed any more: its engine died. A server is always alive here,
+        since each call answers for itself."""
 
     def open(self, system: str, tools: Sequence[ToolSpec]) -> Conversation: ...
 

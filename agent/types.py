@@ -76,12 +76,15 @@ class ToolSpec(Frozen):
     parameters: dict[str, Any]
 
 
+FinishReason = Literal["stop", "tool_calls", "length", "abort"]
+
+
 class Completion(Frozen):
     """One model call's result. `seconds` is wall time at the caller."""
 
     message: AssistantMessage
     usage: Usage
-    finish_reason: Literal["stop", "tool_calls", "length", "abort"]
+    finish_reason: FinishReason
     seconds: float = Field(ge=0)
 
 
@@ -115,6 +118,15 @@ class Limits(Frozen):
     command_seconds: float = Field(default=300.0, gt=0, description="wall time of one sandboxed command")
 
 
+class Used(Frozen):
+    """What earlier attempts have used of a trajectory's limits. `calls` counts also those whose step was lost."""
+
+    calls: int = Field(default=0, ge=0)
+    usage: Usage = Usage()
+    usd: float = Field(default=0.0, ge=0)
+    seconds: float = Field(default=0.0, ge=0)
+
+
 class Action(Frozen):
     """One tool call as executed, with what the model was shown of it and how it ended."""
 
@@ -122,22 +134,6 @@ class Action(Frozen):
     observation: str
     ok: bool
     seconds: float = Field(ge=0)
-
-
-class Step(Frozen):
-    """One turn: the model's answer, what was executed for it, and the workspace's tree id when it changed.
-
-    `note` is what the model was told beside the results of its calls (a nudge, or what was wrong with its answer).
-    """
-
-    index: int = Field(ge=0)
-    thought: str
-    actions: tuple[Action, ...]
-    usage: Usage
-    usd: float
-    model_seconds: float
-    tree: str | None = None
-    note: str = ""
 
 
 class ExitStatus(StrEnum):
@@ -148,6 +144,28 @@ class ExitStatus(StrEnum):
     FORMAT_ERRORS = "format_errors"
     CANCELLED = "cancelled"
     ERROR = "error"
+
+
+class Step(Frozen):
+    """One turn: the model's answer, what was executed for it, and the workspace's tree id when it changed.
+
+    `note` is what the model was told beside the results of its calls (a nudge, or what was wrong with its answer).
+    The last five fields are what another worker needs to go on after it; a step without `answer` can't be gone on from.
+    """
+
+    index: int = Field(ge=0)
+    thought: str
+    actions: tuple[Action, ...]
+    usage: Usage
+    usd: float
+    model_seconds: float
+    tree: str | None = None
+    note: str = ""
+    answer: AssistantMessage | None = Field(default=None, description="exactly as it was generated")
+    finish_reason: FinishReason = "stop"
+    elapsed: float = Field(default=0.0, ge=0, description="seconds of the trajectory so far")
+    exit_status: ExitStatus | None = Field(default=None, description="set where the trajectory ended with this step")
+    exit_reason: str = ""
 
 
 class AgentResult(Frozen):

@@ -28,8 +28,13 @@ class Workspace(Session):
     def unchanged(self) -> bool:
         return self.tree == self.base_tree
 
-    def open(self) -> None:
+    def open(self, tree: str | None = None) -> None:
+        """Begin at the base, or go on at `tree`. The base is looked at in either case: it is what a change is measured
+        against."""
         self.base_tree = self.tree = self.snapshot()
+        if tree is not None and tree != self.base_tree:
+            self.reset(tree)
+            self.tree = tree
 
     def save(self) -> str | None:
         """Take a snapshot if something may have changed. The new tree's id, or None if it is the same as before."""

@@ -68,8 +68,16 @@ class FakeConversation:
         self.messages.extend(messages)
         self.tokens += self._model.tokens_per_message * len(messages)
 
+    def restore(self, answer: AssistantMessage) -> None:
+        assert not self.closed
+        assert not self._open_calls, "a tool call has no result"
+        assert not isinstance(self.messages[-1], AssistantMessage), "two answers in a row"
+        self.messages.append(answer)
+        self._open_calls = [made.id for made in answer.tool_calls]
+
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
         assert not self.closed
+        assert not isinstance(self.messages[-1], AssistantMessage), "nothing was said since the last answer"
         assert not self._open_calls, "a tool call has no result"
         self._model.samplings.append(sampling)
         answer = self._model.answers.pop(0)
@@ -77,8 +85,8 @@ class FakeConversation:
             raise answer
         if callable(answer):
             answer = answer(deadline, cancel)
-        self.messages.append(answer.message)
         if answer.finish_reason != "abort":
+            self.messages.append(answer.message)
             self._open_calls = [made.id for made in answer.message.tool_calls]
         return answer
 
@@ -95,6 +103,8 @@ class FakeModel:
 
     label = "fake (no language model ran)"
     tokenizer = "fake (approximate)"
+    identity = "fake"
+    alive = True
 
     def __init__(self, *answers: Answer, first_tokens: int = 100, tokens_per_message: int = 10) -> None:
         self.answers = list(answers)

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import local, machine, processes, prune, runs
+from worker.commands import local, machine, processes, prune, runs, show
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -35,6 +35,7 @@ for command in (
     prune.prune,
 ):
     cli.add_command(command)
+runs.runs.add_command(show.show_run)
 
 
 def main() -> None:

@@ -198,11 +198,13 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                 # The setting holds until an engine in this process knows better.
                 tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
                 gates = (tokens, commands)
+                solver = make_solver(settings, sandbox, repositories)
+                heartbeat.only_while(lambda: solver.model.alive)
                 use_cases = {
                     wakes.PURSUE: Pursue(
                         store=store,
                         heartbeat=heartbeat,
-                        solver=make_solver(settings, sandbox, repositories),
+                        solver=solver,
                         repositories=repositories,
                         layers=layers,
                         send=send,

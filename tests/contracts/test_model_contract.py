@@ -60,6 +60,7 @@ def model(request, tmp_path):
         # In order of arrival; the tests that hold several conversations keep them in step.
         server.replies = [first, Reply(content="Done.")]
         model = open_model(f"openai:{server.url}#devstral", counter=COUNTER)
+        model.server = server
         model.prepare = lambda n: server.replies.__init__([first] * n + [Reply(content="Done.")] * n)
         yield model
         model.close()
@@ -157,6 +158,42 @@ def test_conversations_on_one_model_do_not_mix(model):
     assert len(ends) == CONVERSATIONS
     assert len(set(ends)) == 1
     assert ends[0][1] == "Done."
+
+
+def test_a_conversation_that_is_restored_goes_on_as_the_one_before(model):
+    conversation, first, second = drive(model)
+    tokens = conversation.tokens
+    if hasattr(model, "prepare"):
+        model.prepare(0)
+        model.server.replies.append(Reply(content="Done."))
+    again = model.open(SYSTEM, TOOLS)
+    again.add([USER])
+    again.restore(first.message)
+    again.add([result(call) for call in first.message.tool_calls])
+    repeated = ask(again)
+    assert repeated.message == second.message
+    assert again.tokens == tokens
+    assert repeated.usage.prompt == second.usage.prompt
+
+
+def test_calls_after_a_restored_answer_have_new_ids(model):
+    _, first, _ = drive(model)
+    if not hasattr(model, "prepare"):
+        pytest.skip("a script's calls are numbered by the script")
+    model.server.replies = [Reply(calls=(("", "bash", "{}"), ("aB3dE6gH9", "bash", "{}")))]
+    again = model.open(SYSTEM, TOOLS)
+    again.add([USER])
+    again.restore(first.message)
+    again.add([result(call) for call in first.message.tool_calls])
+    old = {call.id for call in first.message.tool_calls}
+    new = {call.id for call in ask(again).message.tool_calls}
+    assert len(new) == 2
+    assert not old & new
+
+
+def test_it_is_alive_and_known_by_what_it_is(model):
+    assert model.alive
+    assert model.identity.partition(":")[0] in {"openai", "scripted"}
 
 
 def test_closing_twice_is_fine(model):

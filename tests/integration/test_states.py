@@ -180,7 +180,7 @@ def test_stages_are_claimed_in_order_and_by_one(store):
     assert verifying is not None
     assert stage("verify") is None
     with store.transaction() as session:
-        states.write(session, verifying, outcome="fixed", lease_owner=None, lease_expires_at=None)
+        states.finish_verify(session, verifying, outcome="fixed")
     assert stage("verify") is None
     delivering = stage("deliver")
     assert delivering is not None

@@ -327,3 +327,30 @@ def test_differences_point_at_the_first_one():
     cyrillic = first_difference("x" * 500 + "a" + "y" * 500, "x" * 500 + "\u0430" + "y" * 500)
     assert r"'\u0430' (U+0430)" in cyrillic
     assert max(map(len, cyrillic.splitlines())) < 140
+
+
+@pytest.mark.parametrize("changed", ["nothing", "the answer", "the result", "the task"])
+def test_a_restored_turn_is_compared_like_a_played_one(model, changed):
+    first, second = play(model)
+    answer = first.message.model_copy(update={"content": "I Look."} if changed == "the answer" else {})
+    again = model.open(SYSTEM, TOOLS)
+    again.add([USER.model_copy(update={"content": "Fix it."} if changed == "the task" else {})])
+    told = RESULT.model_copy(update={"content": LISTING + " "} if changed == "the result" else {})
+
+    def go_on():
+        again.restore(answer)
+        return step(again, told)
+
+    if changed == "nothing":
+        completion = go_on()
+        assert (completion.message, completion.usage) == (second.message, second.usage)
+        assert model.finished
+    else:
+        with pytest.raises(ScriptMismatch, match="recorded answer" if changed == "the answer" else "turn"):
+            go_on()
+
+
+def test_a_script_is_not_recorded_from_the_middle(unrecorded):
+    conversation = ScriptRecorder.of_file(unrecorded, COUNTER).open(SYSTEM, TOOLS)
+    with pytest.raises(ScriptMismatch, match="first turn"):
+        conversation.restore(AssistantMessage(content="I look."))

@@ -5,7 +5,9 @@ The spend and the run's totals move in one transaction, and a spend row exists o
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
+from typing import cast
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -91,7 +93,43 @@ def record_step(session: Session, lease: Lease, step: types.Step) -> None:
             completion_tokens=step.usage.completion,
             usd=usd(step.usd),
             model_seconds=step.model_seconds,
+            answer=None if step.answer is None else _exactly(step.answer),
+            finish_reason=step.finish_reason,
+            elapsed=step.elapsed,
+            exit_status=step.exit_status,
+            exit_reason=clean(step.exit_reason),
         )
+    )
+
+
+def _exactly(answer: types.AssistantMessage) -> bytes:
+    """In ASCII: escapes hold what UTF-8 and Postgres' text can't."""
+    return json.dumps(answer.model_dump(), ensure_ascii=True).encode("ascii")
+
+
+def stored_step(row: Step) -> types.Step | None:
+    """A step as it happened, to go on from; None for one whose answer was not recorded. Its calls are the answer's own,
+    and what the model was shown of them needs no repair: it was cleaned before it was shown."""
+    if row.answer is None:
+        return None
+    answer = types.AssistantMessage.model_validate(json.loads(row.answer))
+    return types.Step(
+        index=row.index,
+        thought=row.thought,
+        actions=tuple(
+            types.Action(call=call, observation=done["observation"], ok=done["ok"], seconds=done["seconds"])
+            for call, done in zip(answer.tool_calls, row.actions, strict=False)
+        ),
+        usage=types.Usage(prompt=row.prompt_tokens, cached=row.cached_tokens, completion=row.completion_tokens),
+        usd=float(row.usd),
+        model_seconds=row.model_seconds,
+        tree=row.tree,
+        note=row.note,
+        answer=answer,
+        finish_reason=cast("types.FinishReason", row.finish_reason),  # checked by the model
+        elapsed=row.elapsed,
+        exit_status=row.exit_status,
+        exit_reason=row.exit_reason,
     )
 
 

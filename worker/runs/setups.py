@@ -6,7 +6,7 @@ from __future__ import annotations
 from datetime import timedelta
 from uuid import UUID
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
 from agent.types import ExitStatus, Outcome
@@ -40,6 +40,8 @@ def release(session: Session, run_id: UUID, key: str | None) -> Run | None:
             reason=None,
             not_before=None,
             publish_after=func.now() + timedelta(seconds=5),
+            # The agent has all its tries, however many the set-up took; a layer made anew gives none back.
+            attempt=case((Run.started_at.is_(None), 0), else_=Run.attempt),
         )
         .returning(Run)
         .execution_options(synchronize_session=False, populate_existing=True)

@@ -6,8 +6,9 @@ whoever still works on the run is fenced out from then on.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 from uuid import UUID
@@ -16,7 +17,9 @@ from sqlalchemy import ColumnElement, Interval, and_, bindparam, case, func, or_
 from sqlalchemy.orm import Session
 
 from worker.errors import LeaseLost, Permanent
+from worker.runs import attempts
 from worker.store import lanes
+from worker.store.attempts import AttemptEnd, AttemptStage
 from worker.store.base import Base
 from worker.store.models import Run, RunState
 
@@ -30,6 +33,13 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     S.FAILED: frozenset(),
     S.CANCELLED: frozenset(),
 }
+ENDS = {
+    S.QUEUED: AttemptEnd.GIVEN_BACK,
+    S.CONCLUDED: AttemptEnd.CONCLUDED,
+    S.DELIVERED: AttemptEnd.DELIVERED,
+    S.FAILED: AttemptEnd.FAILED,
+    S.CANCELLED: AttemptEnd.CANCELLED,
+}
 FINAL = frozenset(state for state, targets in TRANSITIONS.items() if not targets)
 
 
@@ -37,13 +47,22 @@ class IllegalTransition(Permanent):
     """The run is not in a state from which this may happen."""
 
 
+def own_clock() -> float:
+    """Seconds that only ever grow, also while the machine sleeps: for spans within this process, and nothing else."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Lease:
-    """The right to write one run, until it expires or is taken over. `token` only ever grows."""
+    """The right to write one run, until it expires or is taken over. `token` only ever grows.
+
+    `since`: by this process's own clock, a moment before the database began to count; see `worker.heartbeat`.
+    """
 
     run_id: UUID
     token: int
     owner: str
+    since: float = field(default_factory=own_clock, compare=False)
 
 
 Stage = Literal["verify", "deliver"]
@@ -59,6 +78,7 @@ def _write(run_id: UUID, to: RunState, where: ColumnElement[bool], values: Mappi
         stamps["finished_at"] = func.now()
     elif to is S.CONCLUDED:
         stamps["concluded_at"] = func.now()
+        stamps["attempt"] = 0  # each stage has all its tries; the history keeps every one
     return (
         update(Run)
         .where(Run.id == run_id, Run.state.in_(sources), where)
@@ -75,11 +95,17 @@ def _moved(session: Session, statement: Any, to: RunState) -> bool:
     return row is not None
 
 
-def advance(session: Session, lease: Lease, to: RunState, **values: Any) -> None:
-    """Move a run that this worker holds. LeaseLost when it no longer does: nothing was written."""
+def advance(session: Session, lease: Lease, to: RunState, *, counted: bool = False, **values: Any) -> None:
+    """Move a run that this worker holds. LeaseLost when it no longer does: nothing was written.
+
+    `counted`: this attempt ended by a failure of ours that another may not have.
+    """
+    if counted:
+        values["attempt"] = Run.attempt + 1
     statement = _write(lease.run_id, to, Run.lease_token == lease.token, values)
     if not _moved(session, statement, to):
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} may no longer move it to {to.value}")
+    attempts.end(session, [lease.run_id], ENDS[to], reason=values.get("reason"), counted=counted)
 
 
 def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> None:
@@ -87,6 +113,7 @@ def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> Non
     statement = _write(run_id, to, Run.id == run_id, {"lease_token": Run.lease_token + 1, **values})
     if not _moved(session, statement, to):
         raise IllegalTransition(f"run {run_id} can't become {to.value} from where it is")
+    attempts.end(session, [run_id], AttemptEnd.OVERRULED, reason=values.get("reason"))
 
 
 def _lease_values(owner: str, seconds: float) -> dict[str, Any]:
@@ -133,6 +160,7 @@ def claim_next(
 
     What else must hold for a claim stands in `lanes.run_conditions` and `lanes.lane_conditions`.
     """
+    since = own_clock()
     lanes.take_turns(session)
     skipped: list[UUID] = []
     while len(skipped) < MOST_SKIPPED:
@@ -143,13 +171,18 @@ def claim_next(
         token = session.scalar(_CLAIM, values)
         if token is not None:
             lanes.claimed(session, found.lane)
-            return Lease(run_id=found.run_id, token=token, owner=owner)
+            attempts.begin(session, found.run_id, token, stage=AttemptStage.PURSUE, owner=owner)
+            return Lease(run_id=found.run_id, token=token, owner=owner, since=since)
         skipped.append(found.run_id)
     return None
 
 
 def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, seconds: float) -> Lease | None:
-    """Take a concluded run for one later stage; None when it is done, held, or in other hands."""
+    """Take a concluded run for one later stage; None when it is done, held, or in other hands.
+
+    A lease that ran out is the sweep's to end, so that it is counted, once.
+    """
+    since = own_clock()
     ready = (
         Run.outcome.is_(None)
         if stage == "verify"
@@ -162,14 +195,17 @@ def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, sec
             Run.state == S.CONCLUDED,
             ready,
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
-            or_(Run.lease_expires_at.is_(None), Run.lease_expires_at < func.now()),
+            Run.lease_owner.is_(None),
         )
         .values(announced=0, **_lease_values(owner, seconds))
         .returning(Run.lease_token)
         .execution_options(synchronize_session=False)
     )
     token = session.scalar(statement)
-    return None if token is None else Lease(run_id=run_id, token=token, owner=owner)
+    if token is None:
+        return None
+    attempts.begin(session, run_id, token, stage=AttemptStage(stage), owner=owner)
+    return Lease(run_id=run_id, token=token, owner=owner, since=since)
 
 
 def write(session: Session, lease: Lease, **values: Any) -> None:
@@ -182,6 +218,12 @@ def write(session: Session, lease: Lease, **values: Any) -> None:
     )
     if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} no longer holds it")
+
+
+def finish_verify(session: Session, lease: Lease, **values: Any) -> None:
+    """The outcome is known: the run waits to be delivered, with all tries of that stage. LeaseLost when it is gone."""
+    write(session, lease, lease_owner=None, lease_expires_at=None, not_before=None, attempt=0, **values)
+    attempts.end(session, [lease.run_id], AttemptEnd.VERIFIED, reason=values.get("reason"))
 
 
 def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float, counts: bool) -> None:
@@ -198,6 +240,7 @@ def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float,
         reason=reason,
         attempt=Run.attempt + (1 if counts else 0),
     )
+    attempts.end(session, [lease.run_id], AttemptEnd.GIVEN_BACK, reason=reason, counted=counts)
 
 
 def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]:
@@ -232,4 +275,6 @@ def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]
     )
     rows = session.execute(statement).all()
     lanes.open_lanes(session, [lanes.Key(*row[2:]) for row in rows if row.state is S.QUEUED])
+    if rows:
+        attempts.end(session, [row.id for row in rows], AttemptEnd.LEASE_LOST, counted=True)
     return [(row.id, row.state) for row in rows]

@@ -10,6 +10,7 @@ from threading import Event
 from agent import prompts
 from agent.loop import Agent
 from agent.protocols import Journal, Model, Sandbox, SandboxLimits
+from agent.resume import Progress, opening
 from agent.types import AgentResult, Limits, Patch, Price, Sampling, Task
 from worker.stages import config
 from worker.stages.layer import spec
@@ -66,13 +67,15 @@ class Solver:
         cancel: Event,
         *,
         starting: Callable[[Agent], None] = lambda _: None,
+        progress: Callable[[str], Progress] = lambda _: Progress(),
         layer: Layer | None = None,
     ) -> Attempt:
         """Run the agent on `task`. Service errors and a lost lease propagate; every agent's end comes back.
 
         `layer` is what the repository's set-up made; `starting` sees the agent before its first call, for a journal
-        that wants to describe it.
+        that wants to describe it; `progress` says where to go on, of a trajectory with the opening that it is given.
         """
+        begin = progress(opening(task, self.limits))
         session = self.sandbox.open(spec(git_dir, task.base_commit, self.sandbox_limits, layer))
         try:
             agent = Agent(
@@ -84,6 +87,7 @@ class Solver:
                 price=self.price,
                 sampling=self.sampling,
                 cancel=cancel,
+                progress=begin,
             )
             starting(agent)
             result = agent.run()

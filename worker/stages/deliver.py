@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID
 
@@ -206,13 +205,16 @@ class Deliver:
         a quarter of the time waited so far, and only after a day it is given up."""
         log.warning("deliver_postponed", extra={"why": str(error)})
         asked = error.retry_after if isinstance(error, ForgeUnavailable) else None
-        with self.store.transaction() as session:
-            run = session.get_one(Run, lease.run_id)
-            waited = (datetime.now(UTC) - (run.concluded_at or run.queued_at)).total_seconds()
-            if waited < PATIENCE_SECONDS:
-                wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
-                states.hand_back_stage(session, lease, reason=ledger.clean(str(error)), wait=wait, counts=False)
-                return
+        try:
+            with self.store.transaction() as session:
+                waited = queries.seconds_since_conclusion(session, lease.run_id)
+                if waited < PATIENCE_SECONDS:
+                    wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
+                    states.hand_back_stage(session, lease, reason=ledger.clean(str(error)), wait=wait, counts=False)
+                    return
+        except LeaseLost:
+            log.warning("lease_lost")
+            return
         self._fail(lease, f"given up: {error}")
 
     def _fail(self, lease: Lease, reason: str) -> None:

@@ -35,6 +35,7 @@ class LeasedJournal:
             raise ShuttingDown("the worker is shutting down")
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
+        self.holding.check()
         with self.store.transaction() as session:
             ledger.book(
                 session,
@@ -48,5 +49,6 @@ class LeasedJournal:
             )
 
     def step(self, step: Step) -> None:
+        self.holding.check()
         with self.store.transaction() as session:
             ledger.record_step(session, self.holding.lease, step)

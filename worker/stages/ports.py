@@ -122,6 +122,9 @@ class Repositories(Protocol):
     def list_files(self, git_dir: Path, tree: str) -> tuple[str, ...]:
         """Paths of all regular files of a commit or tree, sorted; paths that are not UTF-8 are left out."""
 
+    def holds(self, git_dir: Path, tree: str, base_commit: str) -> bool:
+        """Whether all of a tree is here: itself, and whatever below it is not the base's."""
+
     def patch(self, git_dir: Path, base_commit: str, tree: str) -> Patch: ...
 
     def overlay(self, git_dir: Path, base: str, tree: str, paths: Sequence[str]) -> str:

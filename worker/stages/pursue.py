@@ -23,6 +23,7 @@ from worker.stages.attempt import Attempt, Solver
 from worker.stages.journal import LeasedJournal, ShuttingDown
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
+from worker.stages.resume import Resumption
 from worker.store import lanes
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
@@ -52,6 +53,9 @@ class Pursue:
     def __call__(self) -> None:
         if self.stopping.is_set():
             return  # the permit is lost, the run is not: the sweep sends another
+        if not self.solver.model.alive:
+            log.error("model_dead")  # what is held here runs out, and goes on where a model lives
+            return
         first = True
         while not self.stopping.is_set():
             if not all(gate.room() for gate in self.gates) or not self.admission.enter():
@@ -137,8 +141,16 @@ class Pursue:
         journal = LeasedJournal(
             store=self.store, holding=holding, stopping=self.stopping, profile=self.profile, model=model.label
         )
+        progress = Resumption(
+            store=self.store,
+            repositories=self.repositories,
+            lease=lease,
+            git_dir=git_dir,
+            base_commit=run.base_commit,
+            identity=model.identity,
+        )
         with layer_of(self.layers, run.setup_key) as layer:
-            return self.solver.solve(git_dir, task, journal, holding.cancel, layer=layer)
+            return self.solver.solve(git_dir, task, journal, holding.cancel, progress=progress, layer=layer)
 
     def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
         result = attempt.result
@@ -168,9 +180,12 @@ class Pursue:
 
     def _hold_for_setup(self, lease: Lease) -> None:
         log.warning("layer_missing")
-        with self.store.transaction() as session:
-            setups.hold(session, lease)
-            after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
+        try:
+            with self.store.transaction() as session:
+                setups.hold(session, lease)
+                after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
+        except LeaseLost:
+            log.warning("lease_lost")
 
     def _give_back(self, lease: Lease, error: Transient) -> None:
         """Back to the queue with the reason visible. A shutdown or a model that is down counts as no attempt."""
@@ -182,7 +197,7 @@ class Pursue:
                 run = session.get_one(Run, lease.run_id)
                 if not free and run.attempt + 1 >= run.max_attempts:
                     reason = ledger.clean(f"given up after {run.max_attempts} attempts: {error}")
-                    states.advance(session, lease, RunState.FAILED, reason=reason)
+                    states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)
                     self._tell(session, lease)
                     return
                 later = func.now() + timedelta(seconds=wait)
@@ -190,8 +205,8 @@ class Pursue:
                     session,
                     lease,
                     RunState.QUEUED,
+                    counted=not free,
                     reason=ledger.clean(str(error)),
-                    attempt=Run.attempt + (0 if free else 1),
                     not_before=later,
                     publish_after=later,
                 )

@@ -92,38 +92,37 @@ class Verify:
                 run.exit_status, patch_is_empty=patch.empty, test_command=settings.test, evidence=taken
             )
         with self.store.transaction() as session:
-            states.write(
-                session,
-                lease,
-                outcome=verdict.outcome,
-                reason=ledger.clean(verdict.reason),
-                lease_owner=None,
-                lease_expires_at=None,
-                not_before=None,
-            )
+            states.finish_verify(session, lease, outcome=verdict.outcome, reason=ledger.clean(verdict.reason))
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         log.info("run_verified", extra={"outcome": verdict.outcome.value})
 
     def _wait_for_setup(self, lease: Lease, reason: str) -> None:
         log.warning("layer_missing")
-        with self.store.transaction() as session:
-            states.hand_back_stage(session, lease, reason=reason, wait=RETRY_SECONDS, counts=False)
-            after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
+        try:
+            with self.store.transaction() as session:
+                states.hand_back_stage(session, lease, reason=reason, wait=RETRY_SECONDS, counts=False)
+                after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
+        except LeaseLost:
+            log.warning("lease_lost")
 
     def _again_or_fail(self, lease: Lease, reason: str) -> None:
         log.warning("verify_postponed", extra={"why": reason})
-        with self.store.transaction() as session:
-            run = session.get_one(Run, lease.run_id)
-            if run.attempt + 1 < run.max_attempts:
-                states.hand_back_stage(session, lease, reason=ledger.clean(reason), wait=RETRY_SECONDS, counts=True)
-                return
-        self._fail(lease, f"given up: {reason}")
+        try:
+            with self.store.transaction() as session:
+                run = session.get_one(Run, lease.run_id)
+                if run.attempt + 1 < run.max_attempts:
+                    states.hand_back_stage(session, lease, reason=ledger.clean(reason), wait=RETRY_SECONDS, counts=True)
+                    return
+        except LeaseLost:
+            log.warning("lease_lost")
+            return
+        self._fail(lease, f"given up after {run.max_attempts} attempts: {reason}", counted=True)
 
-    def _fail(self, lease: Lease, reason: str) -> None:
+    def _fail(self, lease: Lease, reason: str, *, counted: bool = False) -> None:
         log.error("run_failed", extra={"why": reason})
         try:
             with self.store.transaction() as session:
-                states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
+                states.advance(session, lease, RunState.FAILED, counted=counted, reason=ledger.clean(reason))
                 after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         except LeaseLost:
             log.warning("lease_lost")

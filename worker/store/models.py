@@ -173,7 +173,9 @@ class Run(Base):
 
 
 class Step(Base):
-    """One turn of a trajectory, written as it happened, under the lease it happened in."""
+    """One turn of a trajectory, written as it happened, under the lease it happened in.
+
+    After a fresh start an index is there twice: `queries.steps` reads one trajectory."""
 
     __tablename__ = "steps"
     __table_args__ = (UniqueConstraint("run_id", "sample", "lease_token", "index"),)
@@ -192,6 +194,13 @@ class Step(Base):
     completion_tokens: Mapped[int]
     usd: Mapped[Decimal]
     model_seconds: Mapped[float]
+    #: The answer's JSON in ASCII. Bytes, since text here can't hold all that a model writes, and it has to come back
+    #: exactly. None: recorded before there was this column; such a step can't be gone on from.
+    answer: Mapped[bytes | None] = mapped_column(LargeBinary)
+    finish_reason: Mapped[str | None]
+    elapsed: Mapped[float] = mapped_column(server_default="0")
+    exit_status: Mapped[ExitStatus | None] = mapped_column(by_value(ExitStatus, "exit_status"))
+    exit_reason: Mapped[str] = mapped_column(server_default="")
     created_at: Mapped[datetime] = _now()
 
 

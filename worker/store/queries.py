@@ -11,9 +11,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
+from worker.store import trajectories
 from worker.store.backoff import next_announcement
 from worker.store.base import Base
-from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState, Step
+from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState
 
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]
 
@@ -108,12 +109,14 @@ def run(session: Session, run_id: UUID) -> Run | None:
     return session.get(Run, run_id)
 
 
-def step_count(session: Session, run_id: UUID) -> int:
-    return session.scalar(select(func.count()).select_from(Step).where(Step.run_id == run_id)) or 0
+steps = trajectories.steps
+step_count = trajectories.step_count
 
 
-def steps(session: Session, run_id: UUID) -> Sequence[Step]:
-    return session.scalars(select(Step).where(Step.run_id == run_id).order_by(Step.lease_token, Step.index)).all()
+def seconds_since_conclusion(session: Session, run_id: UUID) -> float:
+    """By the database's clock; the transaction's moment, as all times that are compared with it."""
+    since = func.now() - func.coalesce(Run.concluded_at, Run.queued_at)
+    return float(session.execute(select(func.extract("epoch", since)).where(Run.id == run_id)).scalar_one())
 
 
 def patch(session: Session, run_id: UUID) -> Patch | None:

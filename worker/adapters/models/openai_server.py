@@ -46,6 +46,15 @@ class OpenAIModel:
         """Usage is the server's own; our count serves the budget before a call, and where a server gives no usage."""
         return f"{'no usage' if self.usage_missing else 'usage'} from the server; {self.counter.label}"
 
+    @property
+    def identity(self) -> str:
+        """The name alone: workers of one profile have servers of their own, and a history is sent as a whole."""
+        return f"openai:{self.name}"
+
+    @property
+    def alive(self) -> bool:
+        return True
+
     def open(self, system: str, tools: Sequence[ToolSpec]) -> OpenAIConversation:
         return OpenAIConversation(self, system, tools)
 
@@ -76,6 +85,10 @@ class OpenAIConversation:
     def add(self, messages: Sequence[Input]) -> None:
         for message in messages:
             self._append(message)
+
+    def restore(self, answer: AssistantMessage) -> None:
+        self._ids.known(answer.tool_calls)
+        self._append(answer)
 
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
         """The server's answer. An aborted one is not appended to the history: the next call asks again.

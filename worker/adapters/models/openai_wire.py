@@ -99,6 +99,10 @@ class CallIds:
         self._used: set[str] = set()
         self._next = 0
 
+    def known(self, calls: Iterable[ToolCall]) -> None:
+        """Calls that were numbered before: new ones get other ids."""
+        self._used.update(call.id for call in calls)
+
     def number(self, calls: Iterable[tuple[str, str, str]]) -> tuple[ToolCall, ...]:
         """(id, name, arguments) of one answer as calls whose ids are valid and new in this conversation."""
         numbered = []

@@ -56,6 +56,14 @@ class ScriptRecorder:
     def tokenizer(self) -> str:
         return self._model.tokenizer
 
+    @property
+    def identity(self) -> str:
+        return self._model.identity
+
+    @property
+    def alive(self) -> bool:
+        return self._model.alive
+
     def open(self, system: str, tools: Sequence[ToolSpec]) -> Conversation:
         """Raises ScriptMismatch for a second conversation: a script holds one."""
         if self._hashes is not None:
@@ -116,6 +124,12 @@ class _RecordedConversation:
     def add(self, messages: Sequence[Input]) -> None:
         self._inner.add(messages)
         self._asked += [self._expected(message) for message in messages]
+
+    def restore(self, _answer: AssistantMessage) -> None:
+        """Raises ScriptMismatch: of an answer that was given before, its usage is not known any more."""
+        raise ScriptMismatch(
+            "a script is recorded from its first turn on, and this conversation goes on from a later one"
+        )
 
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
         completion = self._inner.complete(sampling, deadline=deadline, cancel=cancel)

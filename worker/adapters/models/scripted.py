@@ -53,6 +53,14 @@ class ScriptedModel:
         return self._counter.label
 
     @property
+    def identity(self) -> str:
+        return f"scripted:{text_sha256(self.script.model_dump_json())}"
+
+    @property
+    def alive(self) -> bool:
+        return True
+
+    @property
     def finished(self) -> bool:
         """At least one conversation was opened, and every one that was has played the whole script."""
         with self._lock:
@@ -123,6 +131,14 @@ class ScriptedConversation:
             self._history.add(message)
             self._pending.append(message)
 
+    def restore(self, answer: AssistantMessage) -> None:
+        """Skip a turn that was played before. What was added, and the answer, are compared as if it were played now."""
+        _, reply = self._next()
+        if self._model.check and answer != reply:
+            what = first_difference(reply.model_dump_json(indent=1), answer.model_dump_json(indent=1))
+            raise self._model.mismatch(f"turn {self._turn + 1}, the recorded answer", what)
+        self._play(answer)
+
     def complete(self, _sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
         """The next scripted reply. Raises ScriptMismatch when anything that was added differs from the script.
 
@@ -131,22 +147,9 @@ class ScriptedConversation:
         started = time.monotonic()
         if cancel.is_set() or started >= deadline:
             return Completion(message=AssistantMessage(), usage=Usage(), finish_reason="abort", seconds=0.0)
-        if self.finished:
-            raise self._model.mismatch(
-                f"turn {self._turn + 1}", f"the script has {self._turn} turns and the agent asks for one more"
-            )
-        turn = self._model.script.turns[self._turn]
-        if self._model.check:
-            self._compare(turn)
-        reply = turn.reply.message(self._calls)
+        turn, reply = self._next()
         usage = Usage(prompt=len(self._history), cached=self._sent, completion=self._history.reply(reply))
-        self._sent = len(self._history)
-        self._history.add(reply)
-        self._pending.clear()
-        self._calls += len(reply.tool_calls)
-        self._turn += 1
-        if self._turn == len(self._model.script.turns):
-            self._model.played()
+        self._play(reply)
         return Completion(
             message=reply,
             usage=turn.usage or usage,
@@ -156,6 +159,26 @@ class ScriptedConversation:
 
     def close(self) -> None:
         """Never raises: whether turns were left is asked with `finished` or `ScriptedModel.require_finished`."""
+
+    def _next(self) -> tuple[Turn, AssistantMessage]:
+        """The turn that is due, after what was added was compared with it, and its reply."""
+        if self.finished:
+            raise self._model.mismatch(
+                f"turn {self._turn + 1}", f"the script has {self._turn} turns and the agent asks for one more"
+            )
+        turn = self._model.script.turns[self._turn]
+        if self._model.check:
+            self._compare(turn)
+        return turn, turn.reply.message(self._calls)
+
+    def _play(self, reply: AssistantMessage) -> None:
+        self._sent = len(self._history)
+        self._history.add(reply)
+        self._pending.clear()
+        self._calls += len(reply.tool_calls)
+        self._turn += 1
+        if self.finished:
+            self._model.played()
 
     def _compare(self, turn: Turn) -> None:
         expected = [message.message() for message in turn.expect or ()]

@@ -99,6 +99,15 @@ class ObjectStore:
         except GitFailed:
             return False
 
+    def holds(self, git_dir: Path, tree: str, base_commit: str) -> bool:
+        if not self.has_tree(git_dir, tree):
+            return False
+        try:
+            self._git.run(git_dir, "rev-list", "--objects", "--quiet", tree, f"^{self._tree_of(git_dir, base_commit)}")
+        except GitFailed:
+            return False
+        return True
+
     def _diffs(self, git_dir: Path, ends: tuple[str, str], names: Sequence[bytes]) -> Iterator[str]:
         patch = (*_DIFF, "-p", "--binary")
         try:

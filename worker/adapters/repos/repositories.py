@@ -83,6 +83,7 @@ class GitRepositories(ObjectStore):
             alternates = path / "objects" / "info" / "alternates"
             alternates.parent.mkdir(exist_ok=True)
             alternates.write_text(f"{Path('/', found)}\n")
+            _keep_everything(path)
         return path
 
     def drop_run_dir(self, run_id: str) -> None:
@@ -142,6 +143,15 @@ class GitRepositories(ObjectStore):
             yield
         finally:
             os.close(fd)
+
+
+def _keep_everything(path: Path) -> None:
+    """No ref leads to the trees of a run's steps, and a run may go on from them days later: whoever tidies up here by
+    hand, with a plain `git gc`, must not lose them."""
+    config = path / "config"
+    text = config.read_text()
+    if "pruneExpire" not in text:
+        config.write_text(f"{text}[gc]\n\tauto = 0\n\tpruneExpire = never\n")
 
 
 def _drop_stale_files(path: Path) -> None:

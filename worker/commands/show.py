@@ -1,0 +1,126 @@
+"""`devstral-fix runs show`: one run with its history."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import click
+from sqlalchemy.orm import Session
+
+from worker.commands.base import in_transaction
+
+
+@click.command("show", epilog="Example: devstral-fix runs show 01990000-0000-7000-8000-000000000000 --json | jq .")
+@click.argument("run_id", type=click.UUID)
+@click.option("--json", "as_json", is_flag=True)
+def show_run(run_id: UUID, *, as_json: bool) -> None:
+    """One run: who worked on it, how each attempt ended, what it did, what it cost, what was proven."""
+    data = in_transaction(lambda session: described(session, run_id))
+    if data is None:
+        raise click.BadParameter(f"there is no run {run_id}", param_hint="RUN_ID")
+    if as_json:
+        click.echo(json.dumps(data))
+        return
+    for line in lines(data):
+        click.echo(line)
+
+
+def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
+    """JSON-ready values; None when there is no such run. Costs are USD, moments ISO 8601."""
+    from worker.store import queries, trajectories
+
+    run = queries.run(session, run_id)
+    if run is None:
+        return None
+    spend = trajectories.spend_by_attempt(session, run_id)
+    attempts: dict[int, dict[str, Any]] = {
+        attempt.lease_token: {
+            "token": attempt.lease_token,
+            "stage": attempt.stage.value,
+            "owner": attempt.owner,
+            "started_at": _moment(attempt.started_at),
+            "ended_at": _moment(attempt.ended_at),
+            "ending": attempt.ending.value if attempt.ending else None,
+            "reason": attempt.reason,
+            "counted": attempt.counted,
+            "note": attempt.note,
+            "first_step": attempt.first_step,
+            "spend": None,
+        }
+        for attempt in trajectories.attempts(session, run_id)
+    }
+    for token, sums in spend.items():
+        # A lease of before there was a history has spent, too.
+        attempts.setdefault(token, {"token": token, "stage": "pursue"})["spend"] = {
+            **sums._asdict(),
+            "usd": float(sums.usd),
+        }
+    return {
+        "run_id": str(run.id),
+        "repository": run.repository,
+        "issue_number": run.issue_number,
+        "state": run.state.value,
+        "outcome": run.outcome.value if run.outcome else None,
+        "exit_status": run.exit_status.value if run.exit_status else None,
+        "reason": run.reason,
+        "profile": run.profile,
+        "model": run.model,
+        "attempt": run.attempt,
+        "max_attempts": run.max_attempts,
+        "queued_at": _moment(run.queued_at),
+        "finished_at": _moment(run.finished_at),
+        "calls": run.calls,
+        "cost_usd": float(run.usd),
+        "attempts": [attempts[token] for token in sorted(attempts)],
+        "steps": [
+            {
+                "index": step.index,
+                "token": step.lease_token,
+                "tools": [action["name"] for action in step.actions],
+                "failed": sum(not action["ok"] for action in step.actions),
+                "changed": step.tree is not None,
+                "model_seconds": step.model_seconds,
+            }
+            for step in trajectories.steps(session, run_id)
+        ],
+        "evidence": [
+            {"stage": e.stage, "command": e.command, "outcome": e.outcome.value, "seconds": e.seconds}
+            for e in queries.evidence(session, run_id)
+        ],
+    }
+
+
+def lines(data: dict[str, Any]) -> list[str]:
+    """The same for people."""
+    state = " ".join(filter(None, (data["state"], data["outcome"])))
+    shown = [
+        f"{data['run_id']}  {data['repository']}#{data['issue_number']}  {state}",
+        *([f"reason    {data['reason']}"] if data["reason"] else []),
+        f"model     {data['model'] or 'none yet'} ({data['profile']})",
+        f"spent     {data['calls']} calls, ${data['cost_usd']:.4f}",
+    ]
+    for attempt in data["attempts"]:
+        ending = attempt.get("ending") or "at work"
+        counted = " (counted)" if attempt.get("counted") else ""
+        words = "; ".join(filter(None, (attempt.get("note"), attempt.get("reason"))))
+        spend = attempt.get("spend")
+        cost = f"  {spend['calls']} calls, ${spend['usd']:.4f}" if spend else ""
+        span = f"{attempt.get('started_at') or '?'} .. {attempt.get('ended_at') or ''}"
+        shown.append(
+            f"attempt   {attempt['token']} {attempt['stage']} by {attempt.get('owner') or '?'}  {span}  "
+            f"{ending}{counted}{cost}{f'  {words}' if words else ''}"
+        )
+    for step in data["steps"]:
+        tools = ", ".join(step["tools"]) or "no tool call"
+        failed = f", {step['failed']} failed" if step["failed"] else ""
+        changed = ", changed files" if step["changed"] else ""
+        shown.append(f"step      {step['index'] + 1} (attempt {step['token']}): {tools}{failed}{changed}")
+    shown += [f"evidence  {e['stage']}: {e['outcome']} ({e['command']})" for e in data["evidence"]]
+    return shown
+
+
+def _moment(value: datetime | None) -> str | None:
+    return None if value is None else value.isoformat()
