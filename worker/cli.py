@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import local, machine, processes, runs
+from worker.commands import batches, local, machine, processes, quarantine, runs, spend
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -32,6 +32,9 @@ for command in (
     machine.bench,
     machine.setups,
     runs.runs,
+    batches.batches,
+    quarantine.quarantine,
+    spend.spend,
 ):
     cli.add_command(command)
 

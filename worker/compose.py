@@ -23,6 +23,7 @@ from worker.adapters.sandbox import BwrapSandbox, ContainerSandbox
 from worker.errors import SettingsError
 from worker.heartbeat import Heartbeat
 from worker.queue import Publisher
+from worker.runs.budgets import DayLimits
 from worker.settings import EXAMPLES, PREFIX, SandboxBackend, Settings
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
@@ -115,6 +116,14 @@ def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositor
     )
 
 
+def day_limits(settings: Settings) -> DayLimits:
+    return DayLimits(
+        repository=settings.budget_repository_usd_per_day,
+        installation=settings.budget_installation_usd_per_day,
+        everything=settings.budget_global_usd_per_day,
+    )
+
+
 @contextmanager
 def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
     """Build a worker process of one role, and take it apart at the end.
@@ -153,7 +162,9 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     repositories=repositories,
                     lease_seconds=lease,
                 ),
-                wakes.SWEEP: Sweep(store=store, send=send),
+                wakes.SWEEP: Sweep(
+                    store=store, send=send, days=day_limits(settings), quarantine_hours=settings.quarantine_hours
+                ),
             }
             queues, slots = (wakes.DEFAULT,), 4
         else:
@@ -178,6 +189,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         profile=settings.profile,
                         lease_seconds=lease,
                         stopping=stopping,
+                        days=day_limits(settings),
                     )
                 }
                 queues, slots = (wakes.gpu_queue(settings.profile),), settings.gpu_slots

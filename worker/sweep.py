@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker import wakes
-from worker.runs import setups, states
+from worker.runs import budgets, quarantine, setups, states
+from worker.runs.budgets import DayLimits
 from worker.store import queries
 from worker.store.models import RunState
 from worker.store.session import Store
@@ -21,6 +22,8 @@ class Sweep:
 
     store: Store
     send: Callable[[wakes.Wake], None]
+    days: DayLimits = field(default_factory=DayLimits)
+    quarantine_hours: float = 24.0
 
     def __call__(self) -> None:
         with self.store.transaction() as session:
@@ -29,6 +32,12 @@ class Sweep:
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
                 self.send(wakes.deliver(run_id))
+        with self.store.transaction() as session:
+            budgets.release_stale(session)
+            budgets.refresh(session, self.days)
+        with self.store.transaction() as session:
+            for kept in quarantine.judge(session, hours=self.quarantine_hours):
+                log.warning("quarantined", extra={"repository": kept.repository, "issue": kept.issue_number})
         with self.store.transaction() as session:
             deliveries = queries.due_deliveries(session)
             runs = queries.due_runs(session)

@@ -16,7 +16,9 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.errors import LeaseLost, Permanent
+from worker.runs import batches
 from worker.store.models import Run, RunState
+from worker.store.room import may_start
 
 S = RunState
 TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
@@ -68,6 +70,8 @@ def advance(session: Session, lease: Lease, to: RunState, **values: Any) -> None
     statement = _write(lease.run_id, to, Run.lease_token == lease.token, values)
     if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} may no longer move it to {to.value}")
+    if to in FINAL:
+        batches.ended(session, [lease.run_id])
 
 
 def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> None:
@@ -75,6 +79,8 @@ def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> Non
     statement = _write(run_id, to, Run.id == run_id, {"lease_token": Run.lease_token + 1, **values})
     if session.execute(statement).rowcount != 1:  # type: ignore[attr-defined]
         raise IllegalTransition(f"run {run_id} can't become {to.value} from where it is")
+    if to in FINAL:
+        batches.ended(session, [run_id])
 
 
 def _lease_values(owner: str, seconds: float) -> dict[str, Any]:
@@ -102,6 +108,7 @@ def claim_next(session: Session, *, profile: str, owner: str, seconds: float) ->
             Run.profile == profile,
             Run.held_reason.is_(None),
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
+            may_start(),
         )
         .order_by(Run.priority.desc(), busy, Run.queued_at)
         .limit(1)
@@ -204,4 +211,6 @@ def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]
         .returning(Run.id, Run.state)
         .execution_options(synchronize_session=False)
     )
-    return [(row.id, row.state) for row in session.execute(statement)]
+    touched = [(row.id, row.state) for row in session.execute(statement)]
+    batches.ended(session, [run_id for run_id, state in touched if state in FINAL])
+    return touched

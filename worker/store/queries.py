@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from worker.store.base import Base
 from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState, Step
+from worker.store.room import may_start
 
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]
 
@@ -60,6 +61,7 @@ def due_runs(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, RunS
             Run.lease_owner.is_(None),
             Run.publish_after <= func.now(),
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
+            or_(Run.state == RunState.CONCLUDED, may_start()),
         )
         .order_by(Run.publish_after)
         .limit(limit)
