@@ -115,21 +115,23 @@ def _locked(session: Session, condition: Any) -> list[Account]:
 
 
 def _open(session: Session, wanted: Mapping[tuple[Scope, str, dt.date | None], Mapping[str, Any]]) -> list[Account]:
-    """These accounts, locked; made where one is missing."""
+    """These accounts, locked; made where one is missing.
+
+    Made before any is locked, and in the order of locking: an account that somebody else is making blocks, and who
+    waits for it must hold nothing that its maker needs.
+    """
     which = or_(
         *(
             (Account.scope == scope) & (Account.key == key) & Account.day.is_not_distinct_from(day)
             for scope, key, day in wanted
         )
     )
-    found = _locked(session, which)
-    if len(found) < len(wanted):
-        # Rare: the first call of a run, or of a day. Inserted in the order of locking; a loser of a race waits here.
-        for (scope, key, day), limits in wanted.items():
+    known = {tuple(row) for row in session.execute(select(Account.scope, Account.key, Account.day).where(which))}
+    for (scope, key, day), limits in wanted.items():
+        if (scope, key, day) not in known:
             values = {"scope": scope, "key": key, "day": day, **limits}
             session.execute(insert(Account).values(**values).on_conflict_do_nothing())
-        found = _locked(session, which)
-    return found
+    return _locked(session, which)
 
 
 def reserve(session: Session, lease: Lease, call: int, worst: Amount, limited: Limited) -> Refusal | None:
