@@ -74,7 +74,8 @@ class Agent:
     def _step(self, conversation: Conversation) -> None:
         sampling = self.meter.next_call(conversation.tokens, self.sampling)
         self._gate()
-        completion = conversation.complete(sampling, deadline=self.meter.deadline, cancel=self._cancel)
+        with self._journal.reserve(self.meter.calls, conversation.tokens, sampling.max_tokens):
+            completion = conversation.complete(sampling, deadline=self.meter.deadline, cancel=self._cancel)
         usd = self.meter.add(completion.usage)
         # Booked before it is understood: an unusable answer is billed all the same.
         self._journal.spend(self.meter.calls - 1, completion.usage, usd, completion.seconds)

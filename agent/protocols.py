@@ -7,6 +7,7 @@ for a session's `read` and `write` the builtin OSErrors named there (the model i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from threading import Event
@@ -175,13 +176,17 @@ class Sandbox(Protocol):
 
 
 class Journal(Protocol):
-    """Where a trajectory is written as it happens. Called in this order per step: `spend`, then `step`.
+    """Where a trajectory is written as it happens. Called in this order per step: `reserve`, `spend`, then `step`.
 
     A journal that may no longer write (its lease was taken over) raises, and the loop ends there.
     """
 
     def checkpoint(self) -> None:
         """Called before each model call and each command. Raises `agent.errors.Cancelled` or a lost lease's error."""
+
+    def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> AbstractContextManager[None]:
+        """Around a model call: sets aside what it can cost at worst, and frees that again when the call raises.
+        `spend` settles it. Entering raises `agent.errors.LimitsExceeded` where a budget has no room for it."""
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         """Book one model call, before its answer is parsed: a failed parse is billed all the same."""

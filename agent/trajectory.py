@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Literal, Self
@@ -112,6 +113,10 @@ class JsonlJournal:
 
     def checkpoint(self) -> None:
         """A file can't be taken over by another worker."""
+
+    def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Nobody else spends from the same budget."""
+        return nullcontext()
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         self._write(SpendLine(call=call, usage=usage, usd=usd, seconds=seconds))

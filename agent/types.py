@@ -20,6 +20,7 @@ class Usage(Frozen):
     prompt: int = Field(default=0, ge=0)
     cached: int = Field(default=0, ge=0)
     completion: int = Field(default=0, ge=0)
+    gpu_seconds: float | None = Field(default=None, ge=0, description="its share of GPU time, where that is known")
 
     @model_validator(mode="after")
     def _cached_is_part_of_prompt(self) -> Usage:
@@ -32,6 +33,11 @@ class Usage(Frozen):
             prompt=self.prompt + other.prompt,
             cached=self.cached + other.cached,
             completion=self.completion + other.completion,
+            gpu_seconds=(
+                None
+                if self.gpu_seconds is None and other.gpu_seconds is None
+                else (self.gpu_seconds or 0.0) + (other.gpu_seconds or 0.0)
+            ),
         )
 
 
@@ -93,18 +99,59 @@ class Sampling(Frozen):
     max_tokens: int = Field(default=4096, gt=0, description="completion tokens of one call")
 
 
-class Price(Frozen):
-    """USD per million tokens; `cached` is None where the provider names no price for cached input."""
+class Rates(Frozen):
+    """USD per million tokens; `cached` is None where no price for cached input is known."""
 
     prompt: float = Field(default=0.0, ge=0)
     cached: float | None = Field(default=None, ge=0)
     completion: float = Field(default=0.0, ge=0)
 
+    def range(self, usage: Usage) -> tuple[float, float]:
+        """USD of `usage`: what it costs at least and at most. Without a price for cached input the truth lies between
+        cached tokens that cost nothing and ones that cost the full price; with one, both are the same."""
+        fixed = (usage.prompt - usage.cached) * self.prompt + usage.completion * self.completion
+        least, most = (0.0, self.prompt) if self.cached is None else (self.cached, self.cached)
+        return (fixed + usage.cached * least) / 1_000_000, (fixed + usage.cached * most) / 1_000_000
+
+
+class Tier(Rates):
+    """The rates of a call whose prompt has more than `above` tokens."""
+
+    above: int = Field(gt=0)
+
+
+class Price(Rates):
+    """What a call costs: by its tokens, at rates that may depend on the size of its prompt; or, where GPU time has a
+    price and the call's share of it is known, by that alone."""
+
+    tiers: tuple[Tier, ...] = ()
+    gpu_hour: float | None = Field(default=None, ge=0, description="USD")
+
+    @model_validator(mode="after")
+    def _tiers_ascend(self) -> Price:
+        borders = [tier.above for tier in self.tiers]
+        if borders != sorted(set(borders)):
+            raise ValueError("tiers must be in ascending order of `above`")
+        return self
+
+    def rates(self, prompt_tokens: int) -> Rates:
+        """The rates of one call with a prompt of that many tokens."""
+        return next((tier for tier in reversed(self.tiers) if prompt_tokens > tier.above), self)
+
+    def call(self, usage: Usage) -> tuple[float, float]:
+        """USD of one call, at least and at most."""
+        if self.gpu_hour is not None and usage.gpu_seconds is not None:
+            cost = usage.gpu_seconds * self.gpu_hour / 3600
+            return cost, cost
+        return self.rates(usage.prompt).range(usage)
+
     def cost(self, usage: Usage) -> float:
-        """USD of `usage`; cached tokens without a price of their own cost the full prompt price."""
-        cached = self.prompt if self.cached is None else self.cached
-        fresh = usage.prompt - usage.cached
-        return (fresh * self.prompt + usage.cached * cached + usage.completion * self.completion) / 1_000_000
+        """USD of one call; cached tokens without a price of their own cost the full prompt price."""
+        return self.call(usage)[1]
+
+    def worst(self, prompt_tokens: int, max_tokens: int) -> float:
+        """USD that a call with this prompt and at most so long an answer can cost: nothing of it comes from a cache."""
+        return self.cost(Usage(prompt=prompt_tokens, completion=max_tokens))
 
 
 class Limits(Frozen):

@@ -7,8 +7,10 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from worker.runs import queue_position
+from worker.runs import budgets, quarantine, queue_position
 from worker.store import queries
+from worker.store.models import Run, RunState
+from worker.store.money import Account
 
 
 def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
@@ -27,7 +29,7 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "outcome": row.outcome.value if row.outcome else None,
         "exit_status": row.exit_status.value if row.exit_status else None,
         "reason": row.reason,
-        "held_reason": row.held_reason,
+        "held_reason": row.held_reason or held(session, row),
         "repository": row.repository,
         "issue_number": row.issue_number,
         "requested_by": row.requested_by,
@@ -43,6 +45,7 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "calls": row.calls,
         "usage": {"prompt": row.prompt_tokens, "cached": row.cached_tokens, "completion": row.completion_tokens},
         "cost_usd": float(row.usd),
+        "budgets": [budget(account) for account in budgets.accounts_of(session, row)],
         "summary": row.summary,
         "files": None if patch is None else [change["path"] for change in patch.files],
         "evidence": [
@@ -61,4 +64,27 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "started_at": row.started_at.isoformat() if row.started_at else None,
         "concluded_at": row.concluded_at.isoformat() if row.concluded_at else None,
         "finished_at": row.finished_at.isoformat() if row.finished_at else None,
+    }
+
+
+def held(session: Session, row: Run) -> str | None:
+    """Why a queued run is not started, where money or a quarantine is the reason."""
+    if row.state is not RunState.QUEUED:
+        return None
+    kept = quarantine.standing(session, row.repository, row.issue_number)
+    return budgets.held(session, row) if kept is None else f"held: {quarantine.words(kept)}"
+
+
+def budget(account: Account) -> dict[str, Any]:
+    """One of the accounts a run's next call would count in; a limit of null is none."""
+    return {
+        "scope": account.scope.value,
+        "key": account.key,
+        "day": account.day.isoformat() if account.day else None,
+        "limit_usd": None if account.limit_usd is None else float(account.limit_usd),
+        "spent_usd": float(account.spent_usd),
+        "reserved_usd": float(account.reserved_usd),
+        "limit_tokens": account.limit_tokens,
+        "spent_tokens": account.spent_tokens,
+        "used_up": account.used_up,
     }

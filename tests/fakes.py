@@ -10,8 +10,8 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from threading import Event, Thread
@@ -129,6 +129,7 @@ class FakeJournal:
         self._ends = dict(ends or {})
         self._refuses = refuses or {}
         self.checkpoints = 0
+        self.reserved: dict[int, tuple[int, int]] = {}
         self.spends: list[tuple[int, Usage, float, float]] = []
         self.steps: list[Step] = []
         self.order: list[str] = []
@@ -139,7 +140,19 @@ class FakeJournal:
         if self.checkpoints - 1 in self._ends:
             raise self._ends[self.checkpoints - 1]
 
+    @contextmanager
+    def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> Iterator[None]:
+        if "reserve" in self._refuses:
+            raise self._refuses["reserve"]
+        self.reserved[call] = (prompt_tokens, max_tokens)
+        try:
+            yield
+        except BaseException:
+            del self.reserved[call]
+            raise
+
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
+        assert call in self.reserved, "a call was made without a reservation"
         self.order.append("spend")
         if "spend" in self._refuses:
             raise self._refuses["spend"]

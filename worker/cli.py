@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import local, machine, processes, prune, runs, show
+from worker.commands import batches, local, machine, processes, prune, quarantine, runs, show, spend
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -33,6 +33,9 @@ for command in (
     machine.setups,
     runs.runs,
     prune.prune,
+    batches.batches,
+    quarantine.quarantine,
+    spend.spend,
 ):
     cli.add_command(command)
 runs.runs.add_command(show.show_run)

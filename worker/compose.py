@@ -28,6 +28,7 @@ from worker.heartbeat import Heartbeat
 from worker.periodic import Periodic
 from worker.prune import PruneRows, PruneRunDirs
 from worker.queue import Publisher
+from worker.runs.budgets import DayLimits
 from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
@@ -139,6 +140,14 @@ def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositor
     )
 
 
+def day_limits(settings: Settings) -> DayLimits:
+    return DayLimits(
+        repository=settings.budget_repository_usd_per_day,
+        installation=settings.budget_installation_usd_per_day,
+        everything=settings.budget_global_usd_per_day,
+    )
+
+
 @contextmanager
 def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
     """Build a worker process of one role, and take it apart at the end.
@@ -165,7 +174,13 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         use_cases: dict[str, Callable[..., None]]
         if role == "default":
             forges = make_forges(settings)
-            sweep = Sweep(store=store, send=send, repository_slots=settings.repository_slots)
+            sweep = Sweep(
+                store=store,
+                send=send,
+                repository_slots=settings.repository_slots,
+                days=day_limits(settings),
+                quarantine_hours=settings.quarantine_hours,
+            )
             use_cases = {
                 wakes.INTAKE: Intake(
                     store=store,
@@ -214,6 +229,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                         admission=tokens,
                         gates=(commands,),
                         repository_slots=settings.repository_slots,
+                        days=day_limits(settings),
                     )
                 }
                 greet = (wakes.permit(settings.profile),)

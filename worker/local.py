@@ -7,7 +7,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +98,7 @@ def fix(
             settings_of_repo = config.parse(repositories.read_file(git_dir, commit, config.PATH))
         except config.ConfigError as error:
             raise Permanent(str(error)) from error
+        solver = replace(solver, limits=settings_of_repo.limits.within(solver.limits))
         task = solver.task(git_dir, repository=repo.name, number=None, title=title, body=body, commit=commit)
         layers = compose.make_layers(settings)
         key = None

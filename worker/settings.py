@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -12,14 +13,11 @@ from pydantic_settings import SettingsError as Undecodable
 from agent.protocols import Isolation
 from agent.types import Limits, Price
 from worker.errors import SettingsError
+from worker.prices import of_profile
 
 PREFIX = "DEVSTRAL_FIX_"
 
 SandboxBackend = Literal["bwrap", "container", "runsc"]
-
-# USD per million tokens by profile, as built into the model maker's own client (2025-12); no cached price is known,
-# so cached input costs the full price here and the figure is an upper bound.
-CATALOGUE = {"small-24b": Price(prompt=0.10, completion=0.30), "large-123b": Price(prompt=0.40, completion=2.00)}
 
 EXAMPLES = {
     "DATABASE_URL": "postgresql+psycopg://user:password@127.0.0.1:5432/devstral_fix",
@@ -112,6 +110,16 @@ class Settings(BaseSettings):
     keep_request_days: int = Field(default=30, gt=0, description="the text of a delivery, once it is handled")
     keep_delivery_days: int = Field(default=180, gt=0, description="a handled delivery's row, which tells repeats")
     keep_step_days: int = Field(default=180, gt=0, description="the steps of a run that ended; never its spends")
+    gpu_usd_per_hour: float | None = Field(
+        default=None, ge=0, description="what this profile's GPUs cost; used for calls whose GPU time is known"
+    )
+    budget_global_usd_per_day: Decimal | None = Field(default=None, ge=0, description="UTC days; unset: no limit")
+    budget_installation_usd_per_day: Decimal | None = Field(default=None, ge=0)
+    budget_repository_usd_per_day: Decimal | None = Field(default=None, ge=0)
+    quarantine_hours: float = Field(default=24.0, gt=0, description="how long what failed repeatedly is not tried")
+    equivalent_models: tuple[str, ...] = Field(
+        default=("claude-sonnet-4.5", "gpt-5.1-codex-max"), description="at whose prices `spend` shows the same tokens"
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -149,5 +157,7 @@ class Settings(BaseSettings):
 
     @property
     def prices(self) -> Price:
-        """What this profile's tokens cost: the setting, else the catalogue, else the small model's price."""
-        return self.price or CATALOGUE.get(self.profile, CATALOGUE["small-24b"])
+        """What this profile's calls cost: the setting, else the catalogue, else the small model's price; by GPU time
+        where that has a price and the engine knows it."""
+        price = self.price or of_profile(self.profile).price
+        return price.model_copy(update={"gpu_hour": self.gpu_usd_per_hour or price.gpu_hour})

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from worker import wakes
-from worker.runs import setups, states
+from worker.runs import budgets, quarantine, setups, states
+from worker.runs.budgets import DayLimits
 from worker.store import lanes, queries
 from worker.store.models import RunState
 from worker.store.session import Store
@@ -22,6 +23,8 @@ class Sweep:
     store: Store
     send: Callable[[wakes.Wake], None]
     repository_slots: int = lanes.REPOSITORY_SLOTS
+    days: DayLimits = field(default_factory=DayLimits)
+    quarantine_hours: float = 24.0
 
     def __call__(self) -> None:
         with self.store.transaction() as session:
@@ -30,6 +33,7 @@ class Sweep:
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
                 self.send(wakes.deliver(run_id))
+        self._mind_money()
         self._mend_lanes()
         self._announce()
 
@@ -40,6 +44,14 @@ class Sweep:
             lanes.tidy(session)
         if added:
             log.warning("lanes_mended", extra={"count": added})
+
+    def _mind_money(self) -> None:
+        with self.store.transaction() as session:
+            budgets.release_stale(session)
+            budgets.refresh(session, self.days)
+        with self.store.transaction() as session:
+            for kept in quarantine.judge(session, hours=self.quarantine_hours):
+                log.warning("quarantined", extra={"repository": kept.repository, "issue": kept.issue_number})
 
     def _announce(self) -> None:
         """Each of these is due again only after a while, which doubles as long as nobody takes it."""

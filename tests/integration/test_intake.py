@@ -13,9 +13,12 @@ from worker import wakes
 from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ForgeRefused, ForgeUnavailable
+from worker.runs import quarantine
 from worker.stages.intake import MAX_ATTEMPTS, Intake
 from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, Run
+from worker.store.money import Account, Quarantine, Scope
+from worker.store.room import today
 
 FILES = {"README.md": "hello\n", ".devstral-fix.yml": "test: make check\n"}
 
@@ -207,3 +210,29 @@ def test_no_set_up_is_needed_where_its_owners_say_so(store, tmp_path):
     (run,) = world.runs()
     assert run.held_reason is None
     assert world.sent == [wakes.permit("small-24b")]
+
+
+def test_what_is_in_quarantine_is_refused_with_the_reason_told_once(world):
+    with world.store.transaction() as session:
+        session.add(Quarantine(repository="acme/textkit", issue_number=world.number, reason="3 runs in a row failed"))
+    for key in ("guid-1", "guid-2"):
+        delivery = world.delivery(world.deliver(key))
+        assert delivery.state is DeliveryState.IGNORED
+        assert delivery.reason == (
+            "this issue is not tried until it is lifted: 3 runs in a row failed"
+            " (an operator ends that with `devstral-fix quarantine lift`)"
+        )
+    assert world.runs() == []
+    assert [body.count("3 runs in a row failed") for body in world.comments()] == [1]
+    with world.store.transaction() as session:
+        assert quarantine.lift(session, "acme/textkit", world.number, by="octo")
+    world.deliver("guid-3")
+    assert len(world.runs()) == 1
+
+
+def test_a_run_that_waits_for_a_budget_says_so_in_its_status_comment(world):
+    with world.store.transaction() as session:
+        day = session.scalar(select(today()))
+        session.add(Account(scope=Scope.REPOSITORY, key="acme/textkit", day=day, limit_usd=1, spent_usd=1))
+    world.deliver()
+    assert "held: today's budget of acme/textkit is used up; goes on at 00:00 UTC" in world.comments()[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -19,10 +20,13 @@ from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ModelUnavailable, SandboxUnavailable, ScriptMismatch
 from worker.heartbeat import Heartbeat
 from worker.runs import requests, states
+from worker.runs.budgets import DayLimits
 from worker.stages.attempt import Solver
 from worker.stages.pursue import Pursue
 from worker.store import queries
 from worker.store.models import Patch, Run, RunState, Spend, Step
+from worker.store.money import Account, Reservation, Scope
+from worker.sweep import Sweep
 
 WRITE = ("write_file", '{"path": "new.txt", "content": "made\\n"}')
 
@@ -244,3 +248,62 @@ def test_a_heartbeat_keeps_the_lease(world):
 
     world.pursue(taken_over_during(call(WRITE), beaten), say("done"))
     assert world.run.state is RunState.CONCLUDED
+
+
+def limited(world, day: str | None = None, **limits) -> Pursue:
+    """A permit under these limits: two calls that each may cost $0.0043 and do cost $0.00012."""
+    solver = Solver(
+        model=FakeModel(call(WRITE), say("done")),
+        sandbox=world.sandbox,
+        repositories=world.repositories,
+        limits=Limits(**limits),
+        price=Price(prompt=1.0, completion=1.0),
+    )
+    return Pursue(
+        store=world.store,
+        heartbeat=world.heartbeat,
+        solver=solver,
+        repositories=world.repositories,
+        layers=world.layers,
+        send=world.sent.append,
+        profile="small-24b",
+        lease_seconds=60,
+        stopping=world.stopping,
+        days=DayLimits(everything=None if day is None else Decimal(day)),
+    )
+
+
+@pytest.mark.parametrize("limit", [{"usd": 0.0043}, {"day": "0.0043"}, {"tokens": 4300}])
+def test_a_budget_that_is_used_up_concludes_the_run_with_its_diff_so_far(world, limit):
+    limited(world, **limit)()
+    run = world.run
+    assert (run.state, run.exit_status) == (RunState.CONCLUDED, ExitStatus.LIMITS_EXCEEDED)
+    assert run.reason.startswith("budget: ")
+    assert (run.calls, world.count(Patch), world.count(Reservation)) == (1, 1, 0)
+    with world.store.transaction() as session:
+        patch = queries.patch(session, run.id)
+        assert patch is not None
+        assert [change["path"] for change in patch.files] == ["new.txt"]
+
+
+def test_a_run_for_whose_first_call_there_is_no_budget_waits_in_the_queue(world):
+    limited(world, day="0.001")()
+    run = world.run
+    assert (run.state, run.calls, run.attempt) == (RunState.QUEUED, 0, 0)
+    assert "budget: everything today: $0.00 of $0.00 used" in run.reason
+    world.ready_again()
+    limited(world)()
+    assert world.run.state is RunState.QUEUED, "held, until the sweep knows of the limit that was raised"
+    Sweep(store=world.store, send=world.sent.append)()
+    limited(world)()
+    assert world.run.state is RunState.CONCLUDED
+
+
+def test_a_repository_may_lower_a_runs_limits_and_not_raise_them(world):
+    with world.store.transaction() as session:
+        session.execute(update(Run).values(repository_config={"limits": {"steps": 1, "usd": 1000}}))
+    limited(world, usd=0.5)()
+    assert world.run.reason == "steps: 1 of 1 used"
+    with world.store.transaction() as session:
+        account = session.scalars(select(Account).where(Account.scope == Scope.RUN)).one()
+        assert (account.limit_usd, account.spent_usd) == (Decimal("0.5"), world.run.usd)

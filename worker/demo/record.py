@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from agent.protocols import Isolation
@@ -17,7 +18,8 @@ from worker.adapters.models.recorder import ScriptRecorder
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.errors import ScriptMismatch
-from worker.settings import CATALOGUE, Settings
+from worker.prices import of_profile
+from worker.settings import Settings
 from worker.stages.attempt import Solver
 
 
@@ -26,6 +28,10 @@ class _Unwritten:
 
     def checkpoint(self) -> None:
         return
+
+    def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> AbstractContextManager[None]:
+        del call, prompt_tokens, max_tokens
+        return nullcontext()
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         del call, usage, usd, seconds
@@ -49,7 +55,7 @@ def record(source: Path, target: Path, *, repository: str = REPOSITORY, number: 
             sandbox=compose.make_sandbox(plain, scratch, repositories),
             repositories=repositories,
             limits=Limits(),
-            price=CATALOGUE["small-24b"],
+            price=of_profile("small-24b").price,
         )
         git_dir = repositories.run_dir("record", bare.path(REPOSITORY))
         title, body = issue()

@@ -6,13 +6,14 @@ The spend and the run's totals move in one transaction, and a spend row exists o
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 from typing import cast
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from agent import types
+from worker.runs import budgets, totals
 from worker.runs.states import Lease, write
 from worker.store.models import Evidence, Patch, Run, Spend, Step
 
@@ -22,6 +23,11 @@ MICRO = Decimal("0.000001")
 def usd(value: float) -> Decimal:
     """USD to the ledger's resolution of a millionth."""
     return Decimal(repr(value)).quantize(MICRO)
+
+
+def usd_at_most(value: float) -> Decimal:
+    """The same, rounded up: what is set aside never falls short of what is booked."""
+    return Decimal(repr(value)).quantize(MICRO, ROUND_CEILING)
 
 
 def clean(text: str) -> str:
@@ -39,9 +45,13 @@ def book(
     seconds: float,
     profile: str,
     model: str,
+    cost_low: float | None = None,
 ) -> None:
-    """Book one model call. LeaseLost, and nothing booked, when the run is in other hands."""
-    amount = usd(cost)
+    """Book one model call and settle its reservation. LeaseLost, and nothing booked, when the run is in other hands.
+
+    `cost_low`: what it cost at least, where `cost` is an upper bound.
+    """
+    amount, low = usd(cost), usd(cost if cost_low is None else cost_low)
     write(
         session,
         lease,
@@ -62,9 +72,15 @@ def book(
             cached_tokens=usage.cached,
             completion_tokens=usage.completion,
             usd=amount,
+            usd_low=low,
             seconds=seconds,
+            gpu_seconds=usage.gpu_seconds,
         )
     )
+    # What is shared with other runs comes last, the busiest at the very end: it is held for the shortest.
+    what = {"profile": profile, "model": clean(model)}
+    totals.add(session, lease.run_id, usage, **what, amount=amount, low=low, seconds=seconds)
+    budgets.settle(session, lease, call, spent=budgets.Amount(amount, usage.prompt + usage.completion))
 
 
 def record_step(session: Session, lease: Lease, step: types.Step) -> None:

@@ -11,6 +11,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from agent.types import Frozen
+from worker.runs import batches
 from worker.runs.ledger import clean
 from worker.runs.priorities import Priority
 from worker.runs.states import IllegalTransition, override
@@ -30,6 +31,7 @@ class IssueRequest(Frozen):
     sender: str
     sender_type: str
     label: str
+    batch_id: UUID | None = None
 
 
 def branch_name(issue_number: int) -> str:
@@ -61,6 +63,8 @@ def start(
         "issue_title": clean(request.title),
         "issue_body": clean(request.body),
         "requested_by": clean(request.sender),
+        "label": clean(request.label),
+        "batch_id": request.batch_id,
         "base_branch": base_branch,
         "base_commit": base_commit,
         "branch": branch_name(request.issue_number),
@@ -73,6 +77,8 @@ def start(
     created = session.scalar(insert(Run).values(**values).on_conflict_do_nothing().returning(Run.id))
     if created is not None:
         lanes.open_lanes(session, [lanes.Key(profile, priority, request.repository)])
+        if request.batch_id is not None:
+            batches.grew(session, request.batch_id)
         return created, True
     live = session.scalar(
         select(Run.id).where(

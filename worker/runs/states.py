@@ -17,7 +17,7 @@ from sqlalchemy import ColumnElement, Interval, and_, bindparam, case, func, or_
 from sqlalchemy.orm import Session
 
 from worker.errors import LeaseLost, Permanent
-from worker.runs import attempts
+from worker.runs import attempts, batches
 from worker.store import lanes
 from worker.store.attempts import AttemptEnd, AttemptStage
 from worker.store.base import Base
@@ -106,6 +106,8 @@ def advance(session: Session, lease: Lease, to: RunState, *, counted: bool = Fal
     if not _moved(session, statement, to):
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} may no longer move it to {to.value}")
     attempts.end(session, [lease.run_id], ENDS[to], reason=values.get("reason"), counted=counted)
+    if to in FINAL:
+        batches.ended(session, [lease.run_id])
 
 
 def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> None:
@@ -114,6 +116,8 @@ def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> Non
     if not _moved(session, statement, to):
         raise IllegalTransition(f"run {run_id} can't become {to.value} from where it is")
     attempts.end(session, [run_id], AttemptEnd.OVERRULED, reason=values.get("reason"))
+    if to in FINAL:
+        batches.ended(session, [run_id])
 
 
 def _lease_values(owner: str, seconds: float) -> dict[str, Any]:
@@ -277,4 +281,5 @@ def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]
     lanes.open_lanes(session, [lanes.Key(*row[2:]) for row in rows if row.state is S.QUEUED])
     if rows:
         attempts.end(session, [row.id for row in rows], AttemptEnd.LEASE_LOST, counted=True)
+    batches.ended(session, [row.id for row in rows if row.state in FINAL])
     return [(row.id, row.state) for row in rows]

@@ -9,12 +9,26 @@ import yaml
 from pydantic import Field, ValidationError
 
 from agent.hygiene import HygienePolicy
-from agent.types import Frozen
+from agent.types import Frozen, Limits
 
 PATH = ".devstral-fix.yml"
 INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", ".github/copilot-instructions.md", "VIBE.md")
 
 Command = Annotated[str, Field(min_length=1, max_length=4000)]
+
+
+class RunLimits(Frozen):
+    """What a repository's owners let one run use at most; never more than the operator does."""
+
+    steps: int | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+    wall_seconds: float | None = Field(default=None, gt=0)
+    usd: float | None = Field(default=None, gt=0)
+
+    def within(self, limits: Limits) -> Limits:
+        """The lower of both, each."""
+        asked = self.model_dump(exclude_none=True)
+        return limits.model_copy(update={name: min(value, getattr(limits, name)) for name, value in asked.items()})
 
 
 class RepositoryConfig(Frozen):
@@ -29,6 +43,7 @@ class RepositoryConfig(Frozen):
     test_timeout_seconds: float = Field(default=600, gt=0, le=7200)
     allow_workflow_changes: bool = False
     allow_binary_files: bool = False
+    limits: RunLimits = RunLimits()
     protected_paths: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = Field(
         default=(), max_length=100, description="globs of paths that a change must not touch; * matches / too"
     )

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from worker import logs, wakes
 from worker.errors import ForgeUnavailable, Permanent, Transient
-from worker.runs import queue_position, requests, setups
+from worker.runs import budgets, quarantine, queue_position, requests, setups
 from worker.runs.requests import IssueRequest
 from worker.stages import config, texts
 from worker.stages.layer import needed
@@ -97,6 +97,10 @@ class Intake:
         repository = forge.repository()
         entitled(forge, request)
         touchable(repository, forge.issue(request.issue_number))
+        with self.store.transaction() as session:
+            kept = quarantine.standing(session, request.repository, request.issue_number)
+        if kept is not None:
+            raise Refused(quarantine.words(kept), tell=True)
         mirror = self.repositories.fetch(request.repository, repository.clone_url, forge.git_token("read"))
         commit = self.repositories.resolve(mirror, repository.default_branch)
         try:
@@ -128,8 +132,10 @@ class Intake:
     def _acknowledge(self, forge: Forge, request: IssueRequest, run_id: UUID) -> None:
         """The run exists either way; `deliver` finds or makes the comment, should this fail."""
         with self.store.transaction() as session:
-            wait = queue_position.told(session, session.get_one(Run, run_id))
-        details = [] if wait is None else [f"In the queue: {wait}."]
+            run = session.get_one(Run, run_id)
+            held = budgets.held(session, run)
+            wait = queue_position.told(session, run) if held is None else None
+        details = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
         headline = f"queued for {self.profile}, asked for by @{request.sender}."
         body = texts.status(request.issue_number, run_id, headline, details)
         try:

@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from decimal import Decimal
 
-from agent.errors import Cancelled
-from agent.types import Step, Usage
-from worker.errors import Transient
+from agent.errors import Cancelled, LimitsExceeded
+from agent.types import Limits, Price, Step, Usage
+from worker.errors import LeaseLost, Transient
 from worker.heartbeat import Holding
-from worker.runs import ledger
+from worker.runs import budgets, ledger
+from worker.runs.budgets import Amount, DayLimits, Limited, Refusal
+from worker.store.money import Scope
 from worker.store.session import Store
+
+# Another vocabulary than the model's own may count fewer tokens than the provider does: so much more is set aside.
+APPROXIMATE = 1.5
 
 
 class ShuttingDown(Transient):
     """This worker is asked to stop; the run goes on elsewhere."""
+
+
+class NoRoom(Transient):
+    """A budget has no room for the run's first call: it waits in the queue, and no attempt is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +39,12 @@ class LeasedJournal:
     stopping: threading.Event
     profile: str
     model: str
+    tokenizer: str = ""
+    price: Price = field(default_factory=Price)
+    limits: Limits = field(default_factory=Limits)
+    days: DayLimits = field(default_factory=DayLimits)
+    patience: float = 30.0
+    """Seconds that a call waits for money that other calls have set aside and may not need."""
 
     def checkpoint(self) -> None:
         self.holding.check()
@@ -33,6 +52,37 @@ class LeasedJournal:
             raise Cancelled(f"cancelled by {self.holding.cancelled_by}")
         if self.stopping.is_set():
             raise ShuttingDown("the worker is shutting down")
+
+    @contextmanager
+    def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> Iterator[None]:
+        """Raises LimitsExceeded, or NoRoom where the run has done nothing yet."""
+        if "approximate" in self.tokenizer:
+            prompt_tokens = int(prompt_tokens * APPROXIMATE)
+        worst = Amount(ledger.usd_at_most(self.price.worst(prompt_tokens, max_tokens)), prompt_tokens + max_tokens)
+        self._set_aside(call, worst)
+        try:
+            yield
+        except BaseException:
+            # What went wrong matters more than a database that is down; the sweep frees it then.
+            with suppress(Transient, LeaseLost), self.store.transaction() as session:
+                budgets.release(session, self.holding.lease, call)
+            raise
+
+    def _set_aside(self, call: int, worst: Amount) -> None:
+        limited = Limited(usd=Decimal(str(self.limits.usd)), tokens=self.limits.tokens, days=self.days)
+        until, pause = time.monotonic() + self.patience, 0.05
+        while (refusal := self._try(call, worst, limited)) is not None:
+            if not refusal.passing or time.monotonic() >= until:
+                if refusal.first and refusal.scope is not Scope.RUN:
+                    raise NoRoom(refusal.why)
+                raise LimitsExceeded(refusal.why)
+            self.holding.cancel.wait(pause)
+            self.checkpoint()
+            pause = min(pause * 2, 1.0)
+
+    def _try(self, call: int, worst: Amount, limited: Limited) -> Refusal | None:
+        with self.store.transaction() as session:
+            return budgets.reserve(session, self.holding.lease, call, worst, limited)
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         self.holding.check()
@@ -43,6 +93,7 @@ class LeasedJournal:
                 call=call,
                 usage=usage,
                 cost=usd,
+                cost_low=min(self.price.call(usage)[0], usd),
                 seconds=seconds,
                 profile=self.profile,
                 model=self.model,

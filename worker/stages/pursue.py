@@ -6,7 +6,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 from sqlalchemy import func
@@ -18,9 +18,11 @@ from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
 from worker.gates import Gate, TokenGate
 from worker.heartbeat import Heartbeat, Holding, owner_name
 from worker.runs import ledger, setups, states
+from worker.runs.budgets import DayLimits
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
-from worker.stages.journal import LeasedJournal, ShuttingDown
+from worker.stages.config import RepositoryConfig
+from worker.stages.journal import LeasedJournal, NoRoom, ShuttingDown
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.resume import Resumption
@@ -49,6 +51,7 @@ class Pursue:
     admission: TokenGate = field(default_factory=lambda: TokenGate(lambda: None, expected=1))
     gates: Sequence[Gate] = ()
     repository_slots: int = lanes.REPOSITORY_SLOTS
+    days: DayLimits = field(default_factory=DayLimits)
 
     def __call__(self) -> None:
         if self.stopping.is_set():
@@ -138,8 +141,17 @@ class Pursue:
             body=run.issue_body,
             commit=run.base_commit,
         )
+        limits = RepositoryConfig.model_validate(run.repository_config).limits.within(self.solver.limits)
         journal = LeasedJournal(
-            store=self.store, holding=holding, stopping=self.stopping, profile=self.profile, model=model.label
+            store=self.store,
+            holding=holding,
+            stopping=self.stopping,
+            profile=self.profile,
+            model=model.label,
+            tokenizer=model.tokenizer,
+            price=self.solver.price,
+            limits=limits,
+            days=self.days,
         )
         progress = Resumption(
             store=self.store,
@@ -150,7 +162,8 @@ class Pursue:
             identity=model.identity,
         )
         with layer_of(self.layers, run.setup_key) as layer:
-            return self.solver.solve(git_dir, task, journal, holding.cancel, progress=progress, layer=layer)
+            solver = replace(self.solver, limits=limits)
+            return solver.solve(git_dir, task, journal, holding.cancel, progress=progress, layer=layer)
 
     def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
         result = attempt.result
@@ -188,9 +201,10 @@ class Pursue:
             log.warning("lease_lost")
 
     def _give_back(self, lease: Lease, error: Transient) -> None:
-        """Back to the queue with the reason visible. A shutdown or a model that is down counts as no attempt."""
+        """Back to the queue with the reason visible. No attempt is counted for a shutdown, a model that is down, or a
+        budget without room."""
         log.warning("run_given_back", extra={"why": str(error)})
-        free = isinstance(error, ModelUnavailable | ShuttingDown)
+        free = isinstance(error, ModelUnavailable | ShuttingDown | NoRoom)
         wait = 0.0 if isinstance(error, ShuttingDown) else RETRY_SECONDS
         try:
             with self.store.transaction() as session:

@@ -34,6 +34,7 @@ from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 from worker.store.backoff import next_announcement
 from worker.store.base import Base
 from worker.store.models import Run, RunState
+from worker.store.room import may_start
 
 REPOSITORY_SLOTS = 8  # runs of one repository at once, where no setting says otherwise
 CLAIMS = 0x636C61  # "cla": the advisory lock that claims take turns by
@@ -99,6 +100,7 @@ def run_conditions() -> list[ColumnElement[bool]]:
         Run.state == RunState.QUEUED,
         Run.held_reason.is_(None),
         or_(Run.not_before.is_(None), Run.not_before <= func.now()),
+        may_start(),
     ]
 
 

@@ -112,6 +112,8 @@ class Run(Base):
         Index("ix_runs_concluded", "profile", "concluded_at", postgresql_where=text("concluded_at IS NOT NULL")),
         Index("ix_runs_lease", "lease_expires_at", postgresql_where=text("lease_expires_at IS NOT NULL")),
         Index("ix_runs_repository_state", "repository", "state"),
+        Index("ix_runs_issue", "repository", "issue_number"),
+        Index("ix_runs_finished", "finished_at", postgresql_where=text("finished_at IS NOT NULL")),
         CheckConstraint("cached_tokens <= prompt_tokens", name="cached_is_part_of_prompt"),
         CheckConstraint("state <> 'running' OR lease_owner IS NOT NULL", name="running_has_owner"),
     )
@@ -131,7 +133,8 @@ class Run(Base):
     issue_title: Mapped[str]
     issue_body: Mapped[str]
     requested_by: Mapped[str]
-    batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id"))
+    batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id"), index=True)
+    label: Mapped[str] = mapped_column(server_default="")  #: what asked for it, for the accounts
 
     base_branch: Mapped[str]
     base_commit: Mapped[str]
@@ -224,7 +227,9 @@ class Spend(Base):
     cached_tokens: Mapped[int]
     completion_tokens: Mapped[int]
     usd: Mapped[Decimal]
+    usd_low: Mapped[Decimal | None]  #: what it cost at least; null in rows from before this was kept
     seconds: Mapped[float]
+    gpu_seconds: Mapped[float | None]  #: its share of the GPUs' time, where the engine knows it
     created_at: Mapped[datetime] = _now()
 
 

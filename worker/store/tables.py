@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from sqlalchemy import MetaData
 
-from worker.store import attempts, lanes, models, notifications
+from worker.store import attempts, lanes, models, money, notifications
 from worker.store.base import Base
 
 METADATA: MetaData = Base.metadata
-MODULES = (attempts, lanes, models, notifications)
+MODULES = (attempts, lanes, models, money, notifications)

@@ -1,0 +1,76 @@
+"""`devstral-fix spend`: what was spent, and what it would have cost elsewhere."""
+
+from __future__ import annotations
+
+import json
+import sys
+from datetime import date, datetime
+
+import click
+
+from worker.commands.base import in_transaction, settings
+
+DAY = click.DateTime(formats=["%Y-%m-%d"])
+
+
+@click.command(epilog="Example: devstral-fix spend --by repository --since 2026-01-01 --equivalent claude-opus-4.5")
+@click.option(
+    "--by",
+    multiple=True,
+    type=click.Choice(["day", "repository", "model", "profile", "kind", "label"]),
+    help="Group by this; several are possible. Default: day.",
+)
+@click.option("--since", type=DAY, help="The first day, in UTC.")
+@click.option("--until", type=DAY, help="The first day that is left out.")
+@click.option(
+    "--equivalent",
+    multiple=True,
+    metavar="MODEL",
+    help="Show the same tokens at this model's price; several are possible. Default: the setting.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a group; amounts are [at least, at most].")
+@click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
+@click.option("--check", is_flag=True, help="Compare the totals with all rows of the ledger; exit status 1 if unequal.")
+def spend(
+    by: tuple[str, ...],
+    since: datetime | None,
+    until: datetime | None,
+    equivalent: tuple[str, ...],
+    *,
+    as_json: bool,
+    as_csv: bool,
+    check: bool,
+) -> None:
+    """What was spent: calls, tokens, what they cost, and what the same tokens cost at other models' prices.
+
+    Read from totals by day, not from the ledger's rows. Where no price of cached input is known, a cost is a range.
+    """
+    from worker import prices
+    from worker import spend as report
+    from worker.runs import totals
+
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv exclude each other")
+    first, last = _day(since), _day(until)
+    if check:
+        found = in_transaction(lambda session: totals.differences(session, since=first))
+        for difference in found:
+            click.echo(difference)
+        click.echo(f"{len(found)} differences between totals and ledger")
+        sys.exit(1 if found else 0)
+    groups = tuple(dict.fromkeys(by)) or ("day",)
+    models = {key: prices.entry(key) for key in equivalent or settings().equivalent_models}
+    lines = in_transaction(lambda session: report.lines(session, groups, since=first, until=last))
+    records = [report.record(line, groups, models) for line in lines]
+    if as_json:
+        for one in records:
+            click.echo(json.dumps(one))
+    elif as_csv:
+        click.echo(report.as_csv(records, groups, models), nl=False)
+    else:
+        for text in report.as_table(records, groups, models):
+            click.echo(text)
+
+
+def _day(given: datetime | None) -> date | None:
+    return None if given is None else given.date()

@@ -1,0 +1,124 @@
+"""What was spent, from the totals: what it cost, and what the same tokens cost at the prices of other models."""
+
+from __future__ import annotations
+
+import csv
+import datetime as dt
+import io
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from sqlalchemy.orm import Session
+
+from agent.types import Usage
+from worker.prices import Entry
+from worker.runs import totals
+
+BY = ("day", "repository", "model", "profile", "kind", "label")
+RANGE = (
+    "A range: for part of these tokens no price of cached input is known. Its low end lets them cost nothing, its high "
+    "end the full price; about 97 % of an agent's input is cached, so they are far apart."
+)
+
+
+@dataclass
+class Line:
+    """One group. Money is USD, at least and at most."""
+
+    key: tuple[str, ...]
+    calls: int = 0
+    tokens: dict[int, Usage] = field(default_factory=dict)
+    actual: tuple[float, float] = (0.0, 0.0)
+    gpu_seconds: float = 0.0
+
+    @property
+    def usage(self) -> Usage:
+        return sum(self.tokens.values(), Usage())
+
+
+def lines(
+    session: Session, by: Sequence[str], *, since: dt.date | None = None, until: dt.date | None = None
+) -> list[Line]:
+    """One line a group, in the order of the groups; of nothing grouped one line, or none."""
+    found: dict[tuple[str, ...], Line] = {}
+    for row in totals.grouped(session, by, since=since, until=until):
+        key = tuple(_word(value) for value in row[: len(by)])
+        line = found.setdefault(key, Line(key))
+        line.calls += int(row.calls)
+        line.tokens[row.context_above] = Usage(
+            prompt=int(row.prompt_tokens), cached=int(row.cached_tokens), completion=int(row.completion_tokens)
+        )
+        line.actual = (line.actual[0] + float(row.usd_low), line.actual[1] + float(row.usd))
+        line.gpu_seconds += float(row.gpu_seconds)
+    return list(found.values())
+
+
+def _word(value: Any) -> str:
+    return value.value if isinstance(value, StrEnum) else str(value)
+
+
+def record(line: Line, by: Sequence[str], models: dict[str, Entry]) -> dict[str, Any]:
+    """A line as JSON-ready values; every amount is `[at least, at most]`."""
+    usage = line.usage
+    return {
+        **dict(zip(by, line.key, strict=True)),
+        "calls": line.calls,
+        "prompt_tokens": usage.prompt,
+        "cached_tokens": usage.cached,
+        "completion_tokens": usage.completion,
+        "gpu_seconds": line.gpu_seconds,
+        "actual_usd": [round(amount, 6) for amount in line.actual],
+        "equivalent_usd": {
+            key: [round(amount, 6) for amount in entry.equivalent(line.tokens)] for key, entry in models.items()
+        },
+    }
+
+
+def as_csv(records: Sequence[dict[str, Any]], by: Sequence[str], models: Iterable[str]) -> str:
+    """Comma-separated, with a header; a range is two columns."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    plain = [*by, "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "gpu_seconds"]
+    money = [f"{name}_{end}" for name in ("actual_usd", *models) for end in ("low", "high")]
+    writer.writerow([*plain, *money])
+    for one in records:
+        ranges = [one["actual_usd"], *one["equivalent_usd"].values()]
+        writer.writerow([_cell(one[name]) for name in plain] + [amount for both in ranges for amount in both])
+    return out.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A stranger's word never becomes a formula in somebody's spreadsheet."""
+    return f"'{value}" if isinstance(value, str) and value[:1] in {"=", "+", "-", "@", "\t"} else value
+
+
+def as_table(records: Sequence[dict[str, Any]], by: Sequence[str], models: dict[str, Entry]) -> list[str]:
+    """For people: columns, then what the figures are."""
+    head = [*by, "calls", "in", "cached", "out", "actual", *(f"at {entry.name}" for entry in models.values())]
+    rows = [
+        [
+            *(str(one[name]) for name in by),
+            *(f"{one[n]:,}" for n in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")),
+            money(one["actual_usd"]),
+            *(money(both) for both in one["equivalent_usd"].values()),
+        ]
+        for one in records
+    ]
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    table = [
+        "  ".join(
+            cell.ljust(width) if i < len(by) else cell.rjust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in [head, *rows]
+    ]
+    ranges = any(low != high for one in records for low, high in [one["actual_usd"], *one["equivalent_usd"].values()])
+    notes = [f"{entry.name}: {entry.source}, {entry.date}." for entry in models.values()]
+    return [*table, *([RANGE] if ranges else []), *notes]
+
+
+def money(both: Sequence[float]) -> str:
+    low, high = both
+    return f"${high:.4f}" if low == high else f"${low:.4f} to ${high:.4f}"
