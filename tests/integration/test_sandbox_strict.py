@@ -389,6 +389,42 @@ def test_without_control_groups_strict_refuses_with_the_command_that_mends_it(tm
         delegation.find(mounts=V2.format(tmp_path), own="0::/\n")
 
 
+@pytest.mark.skipif(not ROOT, reason="makes groups in the hierarchies")
+def test_a_group_of_v2_is_emptied_before_it_hands_controllers_down(monkeypatch):
+    """Of a container's init and its worker both are in the one group that they were given. The controller is whichever
+    v2 has here: the rule is the same for each."""
+    mounts = [line.split() for line in Path("/proc/self/mounts").read_text().splitlines()]
+    top = next((Path(fields[1]) for fields in mounts if fields[2] == "cgroup2"), None)
+    found = (top / "cgroup.controllers").read_text().split() if top is not None else []
+    domain = [name for name in found if name not in {"cpu", "cpuset", "pids", "perf_event"}]  # threads may share those
+    if top is None or not domain:
+        pytest.skip("no controller of v2 here that asks for an empty group")
+    monkeypatch.setattr(delegation, "CONTROLLERS", (domain[0],))
+    given = top / f"given-{os.getpid()}"
+    before = (top / "cgroup.subtree_control").read_text().split()
+    (top / "cgroup.subtree_control").write_text(f"+{domain[0]}")
+    given.mkdir()
+    try:
+        with subprocess.Popen(["sleep", "600"]) as one, subprocess.Popen(["sleep", "600"]) as other:
+            try:
+                for process in (one, other):
+                    (given / "cgroup.procs").write_text(str(process.pid))
+                delegation._hand_down(given / cgroup.NAME)
+                assert (given / "cgroup.subtree_control").read_text().split() == [domain[0]]
+                members = (given / "service" / "cgroup.procs").read_text().split()
+                assert set(members) == {str(one.pid), str(other.pid)}
+            finally:
+                one.kill()
+                other.kill()
+    finally:
+        for folder in (given / "service", given):
+            if folder.exists():
+                cgroup._remove(folder)
+        if domain[0] not in before:
+            with suppress(OSError):  # in use by now
+                (top / "cgroup.subtree_control").write_text(f"-{domain[0]}")
+
+
 def _without(*kinds: str) -> str:
     lines = Path("/proc/self/mounts").read_text().splitlines()
     return "\n".join(line for line in lines if not any(kind in line for kind in kinds))

@@ -1,6 +1,6 @@
 """Control groups, v1 and v2: limits for what a session runs, a sure end for it, and what the limits were hit by.
 
-Limits of v2 were never tried on a kernel that has them (ours binds the controllers to v1): only the writing was.
+Limits of v2 were tried once, by hand, in a machine with v2 alone; the tests run where the controllers are v1's.
 """
 
 from __future__ import annotations
