@@ -132,7 +132,7 @@ def test_memory_is_not_bounded_over_processes_in_basic(box, row):
 # -- 14: processor time ------------------------------------------------------------------------------------------------
 
 # The first is too little to be had by chance, however busy the machine is.
-QUOTAS = {0.1: 0.15, 0.5: 0.6}
+QUOTAS = {0.05: 0.1, 0.5: 0.6}
 LITTLE = min(QUOTAS)
 
 
