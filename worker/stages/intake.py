@@ -144,9 +144,9 @@ class Intake:
             log.warning("status_comment_failed", extra={"run_id": run_id, "why": str(error)})
             return
         with self.store.transaction() as session:
-            run = session.get(Run, run_id)
-            if run is not None:
-                run.status_comment_id = comment.id
+            still = session.get(Run, run_id)
+            if still is not None:
+                still.status_comment_id = comment.id
 
     def _tell(self, request: IssueRequest, headline: str) -> None:
         try:
