@@ -95,9 +95,8 @@ def test_a_repository_with_files_in_lfs_is_told_that_they_stay_pointers(world):
     }
     world.bare.create("acme/large", files, "main")
     world.github.clone_url = f"file://{world.bare.path('acme/large')}"
-    world.github.full_name = "acme/large"
     world.number = world.github.open_issue()
-    world.deliver("guid-2", repository="acme/large")
+    world.deliver("guid-2")
     assert "keeps files in Git LFS" in world.comments()[0]
 
 
