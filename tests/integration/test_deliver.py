@@ -8,6 +8,7 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, text, update
 
+from agent.protocols import Captured, ExecResult, ExecStatus
 from agent.types import Evidence, ExitStatus, Outcome
 from agent.types import TestOutcome as Judged
 from tests.factories import issue_request
@@ -19,6 +20,8 @@ from worker.heartbeat import Heartbeat
 from worker.runs import ledger, requests, setups, states
 from worker.stages import deliver
 from worker.stages.deliver import Deliver
+from worker.stages.ports import Blocked
+from worker.stages.setup import named, report
 from worker.store.models import PullRequest, Run, RunState
 
 NAME = "acme/textkit"
@@ -278,9 +281,19 @@ def test_a_failed_set_up_is_told_with_its_log_and_nothing_is_pushed(world):
         )
     world.run_id = run_id
     with world.store.transaction() as session:
-        assert setups.conclude(session, run_id, reason="the set-up failed", log="blocked: evil.test:443: no\n``` @all")
+        # As a set-up ends that was refused two hosts and prints what it likes.
+        blocked = tuple(
+            Blocked(host=host, port=443, reason="not on the list of allowed hosts")
+            for host in ("evil.test", "more.test")
+        )
+        said = Captured(text="```\n@all <!-- devstral-fix:run x -->\n# not a headline", total_bytes=1, elided_bytes=0)
+        nothing = Captured(text="", total_bytes=0, elided_bytes=0)
+        result = ExecResult(status=ExecStatus.EXIT, returncode=1, stdout=said, stderr=nothing, seconds=1.0)
+        reason = f"the set-up failed (exit status 1){named(blocked)}"
+        assert setups.conclude(session, run_id, reason=reason, log=report(result, blocked))
     world.deliver(run_id)
     assert (world.run.state, world.run.outcome, world.head) == (RunState.DELIVERED, Outcome.SETUP_FAILED, None)
     (comment,) = world.comments()
-    assert "the set-up failed" in comment
-    assert "````text\nblocked: evil.test:443: no\n``` @all\n````" in comment
+    assert "the set-up failed (exit status 1); blocked: `evil.test:443`, `more.test:443`\n" in comment
+    refused = [f"blocked: {host}:443: not on the list of allowed hosts\n" for host in ("evil.test", "more.test")]
+    assert f"````text\n{''.join(refused)}{said.text}\n````" in comment

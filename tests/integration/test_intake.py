@@ -90,6 +90,20 @@ def test_an_entitled_request_becomes_a_queued_run(world):
     assert run.status_comment_id is not None
 
 
+def test_a_repository_with_files_in_lfs_is_told_that_they_stay_pointers(world):
+    world.deliver()
+    assert "LFS" not in world.comments()[0]
+    files = {
+        "data/.gitattributes": "# filter=lfs\n*.bin filter=lfs diff=lfs merge=lfs -text\n",
+        "data/x.bin": "pointer",
+    }
+    world.bare.create("acme/large", files, "main")
+    world.github.clone_url = f"file://{world.bare.path('acme/large')}"
+    world.number = world.github.open_issue()
+    world.deliver("guid-2")
+    assert "keeps files in Git LFS" in world.comments()[0]
+
+
 @pytest.mark.parametrize("permission", ["none", "read", "triage", "something-new"])
 def test_without_write_permission_nothing_starts_and_nothing_is_said(world, permission):
     world.github.permissions["octo-admin"] = permission

@@ -226,6 +226,20 @@ def test_a_silent_index_is_no_broken_set_up(stage, index):
     assert stage.layers.forget_failures() == 0
 
 
+def test_a_disk_that_others_fill_is_no_broken_set_up(stage):
+    stage.layers = DiskLayers(stage.root / "setups", reserve=1 << 60)
+    run = stage.set_up(stage.queue(setup="sleep 60"))
+    assert (run.state, run.outcome, run.attempt) == (RunState.QUEUED, None, 1)
+    assert run.reason == "the disk was filling up, and not by this set-up alone: it was ended"
+    assert stage.layers.forget_failures() == 0
+
+
+def test_one_that_makes_too_much_is_ended_and_says_so(stage):
+    stage.layers = DiskLayers(stage.root / "setups", largest=32 << 20)
+    run = stage.set_up(stage.queue(setup='dd if=/dev/zero of="$SETUP_DIR/x" bs=1M; sleep 60'))
+    assert (run.outcome, run.reason) == (Outcome.SETUP_FAILED, "the set-up made more than a layer may hold")
+
+
 def test_one_that_takes_too_long_ends_too(stage):
     run = stage.set_up(stage.queue(setup="echo before; sleep 60", setup_timeout_seconds=8))
     assert (run.outcome, run.reason) == (Outcome.SETUP_FAILED, "the set-up failed (not done after 8 s)")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -11,7 +11,7 @@ from worker import logs, wakes
 from worker.errors import ForgeUnavailable, Permanent, Transient
 from worker.runs import budgets, quarantine, queue_position, requests, setups
 from worker.runs.requests import IssueRequest
-from worker.stages import config, texts
+from worker.stages import config, large_files, texts
 from worker.stages.layer import needed
 from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
 from worker.stages.status import set_status
@@ -107,6 +107,7 @@ class Intake:
             settings = config.parse(self.repositories.read_file(mirror, commit, config.PATH))
         except config.ConfigError as error:
             raise Refused(str(error), tell=True) from error
+        pointers = large_files.kept_outside(self.repositories, mirror, commit)
         held = setups.HELD if needed(self.repositories, mirror, commit, settings) else None
         with self.store.transaction() as session:
             run_id, created = requests.start(
@@ -125,17 +126,20 @@ class Intake:
             requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
             if created:
                 after_commit(session, lambda: self.send(wakes.setup(run_id) if held else wakes.permit(self.profile)))
-        log.info("run_queued" if created else "run_joined", extra={"run_id": run_id})
+        log.info("run_queued" if created else "run_joined", extra={"run_id": run_id, "lfs_pointers": pointers})
         if created:
-            self._acknowledge(forge, request, run_id)
+            self._acknowledge(forge, request, run_id, [large_files.POINTERS] if pointers else [])
 
-    def _acknowledge(self, forge: Forge, request: IssueRequest, run_id: UUID) -> None:
+    def _acknowledge(self, forge: Forge, request: IssueRequest, run_id: UUID, details: Sequence[str]) -> None:
         """The run exists either way; `deliver` finds or makes the comment, should this fail."""
         with self.store.transaction() as session:
             run = session.get_one(Run, run_id)
             held = budgets.held(session, run)
             wait = queue_position.told(session, run) if held is None else None
-        details = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
+        if held is not None:
+            details = [held, *details]
+        elif wait is not None:
+            details = [f"In the queue: {wait}.", *details]
         headline = f"queued for {self.profile}, asked for by @{request.sender}."
         body = texts.status(request.issue_number, run_id, headline, details)
         try:

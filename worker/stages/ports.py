@@ -210,8 +210,13 @@ class LayerDraft(Protocol):
         """Writable, at the place where the layer will be."""
 
     @property
+    def suspect(self) -> bool:
+        """Whether it seems to hold more than a layer may, or the disk is nearly full: asked all the time while it is
+        being filled, so quick, and now and then mistaken for what others do to the disk."""
+
+    @property
     def too_large(self) -> bool:
-        """Whether it holds more than a layer may, as far as can be seen now."""
+        """Whether it does hold more; of one that nobody writes to."""
 
     def keep(self) -> None:
         """Freeze it, and let others find it. worker.errors.Permanent when it is larger than a layer may be."""

@@ -27,7 +27,7 @@ from worker.store.session import Store, after_commit
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
-WATCH_SECONDS = 2.0
+WATCH_SECONDS = 0.05
 KEPT_LOG = 12_000  # characters of a failed set-up's output: its tail, where the error is
 SETUP_LIMITS = SandboxLimits(memory_bytes=8 << 30, file_bytes=4 << 30, processes=1024)
 
@@ -47,6 +47,10 @@ class SetUpFailed(Exception):
 
 class NetworkDown(Transient):
     """The set-up failed, and a host that it may use did not answer: that may be why."""
+
+
+class DiskShort(Transient):
+    """The set-up was ended for want of disk space, without being too large itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,16 +92,22 @@ class Builder:
     def _make(self, draft: LayerDraft, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float) -> None:
         started = time.monotonic()
         with self.egress.open() as way:
-            result, too_large = self._run(draft, way, plan, git_dir, commit, timeout)
+            result, suspected = self._run(draft, way, plan, git_dir, commit, timeout)
             blocked = way.blocked
         log.info(
             "set_up",
-            extra={"status": result.status.value, "returncode": result.returncode, "blocked": len(blocked),
-                   "seconds": round(time.monotonic() - started, 1)},
-        )  # fmt: skip
+            extra={
+                "status": result.status.value,
+                "returncode": result.returncode,
+                "blocked": [f"{b.host}:{b.port}" for b in blocked],
+                "seconds": round(time.monotonic() - started, 1),
+            },
+        )
         told = report(result, blocked)
-        if too_large:
+        if suspected and draft.too_large:
             raise SetUpFailed("the set-up made more than a layer may hold", told)
+        if suspected and result.status is ExecStatus.CANCELLED:
+            raise DiskShort("the disk was filling up, and not by this set-up alone: it was ended")
         if result.status is not ExecStatus.EXIT or result.returncode != 0:
             if silent := [b for b in blocked if b.allowed]:
                 raise NetworkDown(
@@ -135,32 +145,33 @@ class Builder:
             )
         )
         try:
-            with _watched(draft) as too_large:
+            with watched(draft) as suspected:
                 argv = way.command(["bash", "-c", plan.script])
-                result = session.exec(argv, timeout=timeout, max_output=8 << 20, cancel=too_large)
+                result = session.exec(argv, timeout=timeout, max_output=8 << 20, cancel=suspected)
         finally:
             session.close()
-        return result, too_large.is_set()
+        return result, suspected.is_set()
 
 
 @contextmanager
-def _watched(draft: LayerDraft) -> Iterator[threading.Event]:
-    """Set once the draft holds too much: looked at now and then, since no quota holds at every level."""
-    too_large, over = threading.Event(), threading.Event()
+def watched(draft: LayerDraft) -> Iterator[threading.Event]:
+    """Set once the draft is suspected of holding too much."""
+    suspected, over = threading.Event(), threading.Event()
 
     def watch() -> None:
-        pause = WATCH_SECONDS
-        while not over.wait(pause):
-            started = time.monotonic()
-            if draft.too_large:
-                too_large.set()
-                return
-            pause = max(WATCH_SECONDS, 10 * (time.monotonic() - started))
+        try:
+            while not over.wait(WATCH_SECONDS):
+                if draft.suspect:
+                    suspected.set()
+                    return
+        except Exception:  # a set-up that nobody watches is ended
+            log.exception("layer_not_watched")
+            suspected.set()
 
     thread = threading.Thread(target=watch, name="layer-size", daemon=True)
     thread.start()
     try:
-        yield too_large
+        yield suspected
     finally:
         over.set()
         thread.join()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent.protocols import Mount
@@ -20,9 +20,10 @@ SCRATCH = (".cache", ".tmp")  # of the set-up itself
 _SECONDS = 600.0
 
 
-def size(folder: Path) -> int:
-    """Bytes on disk, at least 4 KiB for every entry, so that empty files count too."""
-    total = 0
+def size(folder: Path, each: Callable[[int], None] = lambda _: None) -> int:
+    """Bytes on disk, at least 4 KiB for every entry, so that empty files count too. `each` is told of every entry how
+    many there were."""
+    total = seen = 0
     waiting = [folder]
     while waiting:
         try:
@@ -33,6 +34,8 @@ def size(folder: Path) -> int:
                     except OSError:
                         continue  # gone meanwhile
                     total += max(status.st_blocks * 512, 4096)
+                    seen += 1
+                    each(seen)
                     if stat.S_ISDIR(status.st_mode):
                         waiting.append(Path(entry.path))
         except OSError:

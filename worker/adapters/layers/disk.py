@@ -19,6 +19,7 @@ from pathlib import Path
 from agent.protocols import Mount
 from worker.adapters.layers.content import TARGET, freeze, meaning, remove, size
 from worker.adapters.layers.failures import Failures
+from worker.adapters.layers.gauge import Gauge
 from worker.errors import Permanent, SandboxUnavailable
 from worker.stages.ports import FailedSetUp, Layer
 
@@ -38,11 +39,16 @@ class Draft:
     home: Path
     largest: int
     failures: Failures
+    gauge: Gauge
     kept: bool = False
 
     @property
     def mount(self) -> Mount:
         return Mount(source=self.folder, target=TARGET, writable=True)
+
+    @property
+    def suspect(self) -> bool:
+        return self.gauge.exceeded()
 
     @property
     def too_large(self) -> bool:
@@ -67,8 +73,9 @@ class DiskLayers:
     """The `Layers` port below `root`: `layers/`, `drafts/`, `failures/`, `locks/`. Nothing is made until first use.
 
     One layer holds at most `largest` bytes, all together at most `room`: beyond it those longest unused go, except
-    the ones in use. One that failed is not tried again for `retry_seconds`. `machine` is what else of this one decides
-    how a layer turns out, such as tools that it was given.
+    the ones in use; none is made with less than `reserve` bytes left on the disk. One that failed is not tried again
+    for `retry_seconds`. `machine` is what else of this one decides how a layer turns out, such as tools that it was
+    given.
     """
 
     def __init__(
@@ -77,6 +84,7 @@ class DiskLayers:
         *,
         largest: int = 8 << 30,
         room: int = 40 << 30,
+        reserve: int = 1 << 30,
         retry_seconds: float = 3600,
         machine: Sequence[str] = (),
     ) -> None:
@@ -84,6 +92,7 @@ class DiskLayers:
         self._failures = Failures(self._root / "failures", retry_seconds)
         self._largest = largest
         self._room = room
+        self._reserve = reserve
         self._machine = tuple(machine)
 
     def key(self, parts: Sequence[str]) -> str:
@@ -134,9 +143,10 @@ class DiskLayers:
                 folder = place / "tree"
                 folder.mkdir(mode=0o755)
                 folder.chmod(0o755)
+                gauge = Gauge(folder, self._largest, self._reserve)
             except OSError as e:
                 raise SandboxUnavailable(f"a layer could not be begun: {e}") from e
-            draft = Draft(folder, home, self._largest, self._failures)
+            draft = Draft(folder, home, self._largest, self._failures, gauge)
             try:
                 yield draft
             finally:
