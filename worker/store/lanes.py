@@ -153,8 +153,7 @@ _TAKE_TURNS = text(
 def take_turns(session: Session) -> None:
     """Claims happen one after the other until the end of this transaction, so that order and cap are exact. All
     profiles share the lock, since the cap counts over all of them."""
-    stalled = func.set_config("idle_in_transaction_session_timeout", str(STALLED_MS), True)
-    session.execute(select(stalled, func.pg_advisory_xact_lock(CLAIMS)))
+    session.execute(_TAKE_TURNS)
 
 
 def candidate(
