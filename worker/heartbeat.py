@@ -18,8 +18,9 @@ from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, Uuid, bindparam, func, update
 
+from worker.clock import own_clock
 from worker.errors import LeaseLost, Transient
-from worker.runs.states import Lease, own_clock
+from worker.runs.states import Lease
 from worker.store.models import Run
 from worker.store.session import Store
 
@@ -32,7 +33,7 @@ def owner_name() -> str:
 
 
 class Holding:
-    """What a holder sees of its lease: `cancel` interrupts the work, `why` says for what."""
+    """What a holder sees of its lease: `cancel` interrupts the work, `lost` and `cancelled_by` say why."""
 
     def __init__(self, lease: Lease, until: float) -> None:
         self.lease = lease

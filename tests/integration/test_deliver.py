@@ -79,7 +79,7 @@ class World:
                     stage=stage, tree=tree, command="make", outcome=judged, returncode=0, seconds=1.0, output="```x"
                 )
                 ledger.record_evidence(session, lease, evidence)
-            states.write(session, lease, outcome=outcome, reason="shown", lease_owner=None, lease_expires_at=None)
+            states.finish_verify(session, lease, outcome=outcome, reason="shown")
         self.run_id = run_id
         return run_id
 
@@ -182,6 +182,8 @@ def test_a_crash_between_push_and_pull_request_is_finished_by_the_next_worker(wo
     assert world.run.state is RunState.CONCLUDED
     with world.store.transaction() as session:
         session.execute(update(Run).values(lease_expires_at=text("now() - interval '1 s'")))
+    with world.store.transaction() as session:
+        states.expire(session)
     world.again()
     world.delivered_once()
     assert world.head == pushed, "the same run makes the same commit"

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import event, func, select, update
 
 from tests.factories import queue_run
+from worker.clock import own_clock
 from worker.errors import LeaseLost
 from worker.heartbeat import Heartbeat
 from worker.runs import requests, states
@@ -95,7 +96,7 @@ def test_the_database_gone_for_a_lease_means_that_it_is_lost(store):
         assert holding.cancel.wait(30), "a command and a model call are interrupted by this event"
         with pytest.raises(LeaseLost, match="could not be renewed"):
             holding.check()
-        assert states.own_clock() >= lease.since + 1.0
+        assert own_clock() >= lease.since + 1.0
     heartbeat.close()
     store_gone.close()
 
@@ -151,6 +152,6 @@ def test_it_beats_while_a_trajectory_blocks(store, listening):
 
 
 def test_the_span_of_a_lease_begins_before_the_database_counts_it(store):
-    before = states.own_clock()
+    before = own_clock()
     lease = claimed(store)
-    assert before <= lease.since <= states.own_clock()
+    assert before <= lease.since <= own_clock()

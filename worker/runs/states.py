@@ -6,7 +6,6 @@ whoever still works on the run is fenced out from then on.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -16,6 +15,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, Interval, and_, bindparam, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
+from worker.clock import own_clock
 from worker.errors import LeaseLost, Permanent
 from worker.runs import attempts, batches
 from worker.store import lanes
@@ -45,11 +45,6 @@ FINAL = frozenset(state for state, targets in TRANSITIONS.items() if not targets
 
 class IllegalTransition(Permanent):
     """The run is not in a state from which this may happen."""
-
-
-def own_clock() -> float:
-    """Seconds that only ever grow, also while the machine sleeps: for spans within this process, and nothing else."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 @dataclass(frozen=True, kw_only=True)
