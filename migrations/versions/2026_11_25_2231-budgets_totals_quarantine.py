@@ -80,7 +80,7 @@ def upgrade() -> None:
         ),
     )
     op.create_index(
-        "ix_accounts_used_up", "accounts", ["scope", "key"], unique=False, postgresql_where=sa.text("used_up")
+        "ix_accounts_used_up", "accounts", ["scope", "day", "key"], unique=False, postgresql_where=sa.text("used_up")
     )
     op.create_table(
         "quarantines",

@@ -47,7 +47,7 @@ class Account(Base):
     __tablename__ = "accounts"
     __table_args__ = (
         UniqueConstraint("scope", "key", "day", postgresql_nulls_not_distinct=True),
-        Index("ix_accounts_used_up", "scope", "key", postgresql_where=text("used_up")),
+        Index("ix_accounts_used_up", "scope", "day", "key", postgresql_where=text("used_up")),
         CheckConstraint(
             "spent_usd >= 0 AND reserved_usd >= 0 AND spent_tokens >= 0 AND reserved_tokens >= 0", name="not_negative"
         ),
