@@ -6,10 +6,10 @@ from alembic import context
 from sqlalchemy import create_engine, pool, text
 
 from worker.settings import Settings
-from worker.store import models
+from worker.store import models, operations
 from worker.store.base import Base
 
-assert models.Run.metadata is Base.metadata  # importing the module is what fills the metadata
+assert models.Run.metadata is operations.Switch.metadata is Base.metadata  # importing the modules fills the metadata
 LOCK = 0x64657673  # "devs": two processes that migrate at once take turns
 
 

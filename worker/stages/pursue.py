@@ -13,12 +13,13 @@ from sqlalchemy.orm import Session
 
 from agent.types import ExitStatus
 from worker import logs, wakes
-from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
-from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.errors import LeaseLost, ModelUnavailable, Paused, Permanent, ShuttingDown, Transient
+from worker.heartbeat import Heartbeat, owner_name
+from worker.holding import Holding
 from worker.runs import ledger, setups, states
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
-from worker.stages.journal import LeasedJournal, ShuttingDown
+from worker.stages.journal import LeasedJournal
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.store.models import Run, RunState
@@ -27,6 +28,7 @@ from worker.store.session import Store, after_commit
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
+MARGIN_SECONDS = 300.0  # for a workspace, the patch and the store, besides what the agent itself may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,9 @@ class Pursue:
             lease = states.claim_next(session, profile=self.profile, owner=owner_name(), seconds=self.lease_seconds)
         if lease is None:
             return
-        with logs.bound(run_id=lease.run_id), self.heartbeat.hold(lease) as holding:
+        allowed = self.solver.limits.wall_seconds + MARGIN_SECONDS
+        held = self.heartbeat.hold(lease, stage="pursue", seconds=allowed)
+        with logs.bound(run_id=lease.run_id), held as holding:
             self._pursue(lease, holding)
 
     def _pursue(self, lease: Lease, holding: Holding) -> None:
@@ -81,6 +85,8 @@ class Pursue:
                 tokenizer=model.tokenizer,
                 isolation=self.solver.sandbox.isolation,
             )
+        if run.cancel_requested is not None:  # asked for while nobody held it
+            holding.cancelled(run.cancel_requested)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
         task = self.solver.task(
             git_dir,
@@ -99,6 +105,7 @@ class Pursue:
     def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
         result = attempt.result
         if result.exit_status is ExitStatus.CANCELLED:
+            holding.check()  # a shutdown or a deadline is no end of the run
             by = holding.cancelled_by
             reason = f"cancelled by {by}" if by else result.reason
             with self.store.transaction() as session:
@@ -108,6 +115,12 @@ class Pursue:
             return
         with self.store.transaction() as session:
             ledger.record_patch(session, lease, attempt.patch)
+            run = session.get_one(Run, lease.run_id, with_for_update=True)
+            if run.cancel_requested is not None:  # it came as the agent ended
+                reason = f"cancelled by {run.cancel_requested}"
+                states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=reason)
+                self._tell(session, lease)
+                return
             states.advance(
                 session,
                 lease,
@@ -131,11 +144,16 @@ class Pursue:
     def _give_back(self, lease: Lease, error: Transient) -> None:
         """Back to the queue with the reason visible. A shutdown or a model that is down counts as no attempt."""
         log.warning("run_given_back", extra={"why": str(error)})
-        free = isinstance(error, ModelUnavailable | ShuttingDown)
-        wait = 0.0 if isinstance(error, ShuttingDown) else RETRY_SECONDS
+        free = isinstance(error, ModelUnavailable | ShuttingDown | Paused)
+        wait = 0.0 if isinstance(error, ShuttingDown | Paused) else RETRY_SECONDS
         try:
             with self.store.transaction() as session:
                 run = session.get_one(Run, lease.run_id)
+                if run.cancel_requested is not None:
+                    reason = f"cancelled by {run.cancel_requested}"
+                    states.advance(session, lease, RunState.CANCELLED, reason=reason)
+                    self._tell(session, lease)
+                    return
                 if not free and run.attempt + 1 >= run.max_attempts:
                     reason = ledger.clean(f"given up after {run.max_attempts} attempts: {error}")
                     states.advance(session, lease, RunState.FAILED, reason=reason)

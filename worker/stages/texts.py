@@ -113,6 +113,17 @@ def pull_request_body(
     return "\n\n".join(parts)[:LIMIT]
 
 
+def noted(body: str, note: str) -> str:
+    """A body with a note behind its first line, which is its marker; with the note already there, the same."""
+    marker, _, rest = body.partition("\n")
+    return body if rest.lstrip().startswith(note) else f"{marker}\n\n{note}\n\n{rest.lstrip()}"[:LIMIT]
+
+
+def check_summary(*, verdict: Verdict, evidence: Sequence[Evidence], footer: str) -> str:
+    """What the check run on the delivered commit shows."""
+    return "\n\n".join([verdict.reason, evidence_table(evidence), footer])[:LIMIT]
+
+
 def commit_message(*, issue_title: str, issue_number: int, run_id: UUID) -> str:
     subject = " ".join(issue_title.split())[:60] or "Fix"
     return f"{subject}\n\nRefs #{issue_number}\nDevstral-Fix-Run: {run_id}\n"

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from worker.store.base import Base
 from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState, Step
+from worker.store.operations import Push
 
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]
 
@@ -126,6 +127,20 @@ def evidence(session: Session, run_id: UUID) -> Sequence[Evidence]:
 
 def pull_request(session: Session, repository: str, branch: str) -> PullRequest | None:
     return session.scalar(select(PullRequest).where(PullRequest.repository == repository, PullRequest.branch == branch))
+
+
+def pushed_heads(session: Session, repository: str, branch: str) -> frozenset[str]:
+    """The commits that this service made for a branch."""
+    noted = select(Push.commit).where(Push.repository == repository, Push.branch == branch)
+    delivered = select(PullRequest.head_commit).where(
+        PullRequest.repository == repository, PullRequest.branch == branch
+    )
+    return frozenset(session.scalars(noted.union(delivered)))
+
+
+def note_push(session: Session, **values: Any) -> None:
+    """Remember a commit that is about to be pushed."""
+    session.execute(insert(Push).values(**values).on_conflict_do_nothing())
 
 
 def upsert_pull_request(session: Session, **values: Any) -> None:
