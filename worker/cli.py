@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import local, machine, processes, runs
+from worker.commands import local, machine, operations, processes, runs
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -32,6 +32,10 @@ for command in (
     machine.bench,
     machine.setups,
     runs.runs,
+    operations.workers,
+    operations.drain,
+    operations.pause,
+    operations.resume,
 ):
     cli.add_command(command)
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -20,10 +20,13 @@ from worker.adapters.layers import DiskLayers
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BwrapSandbox, ContainerSandbox
+from worker.consuming import Gate
 from worker.errors import SettingsError
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, owner_name
+from worker.presence import Presence
 from worker.queue import Publisher
 from worker.settings import EXAMPLES, PREFIX, SandboxBackend, Settings
+from worker.shutdown import Shutdown
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
@@ -31,6 +34,7 @@ from worker.stages.pursue import Pursue
 from worker.stages.setup import Builder, SetUp
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
+from worker.store.notices import Listener
 from worker.store.session import Store
 from worker.sweep import Sweep
 
@@ -39,13 +43,15 @@ Role = Literal["default", "cpu", "gpu"]
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What a worker process of one role executes; `stopping` is set when it was asked to stop."""
+    """What a worker process of one role executes, when it takes messages, and how it ends."""
 
     app: Celery
+    send: Callable[[wakes.Wake], None]
     use_cases: dict[str, Callable[..., None]]
     queues: tuple[str, ...]
     slots: int
-    stopping: threading.Event
+    gates: tuple[Gate, ...]
+    shutdown: Shutdown
 
 
 def make_model(settings: Settings) -> Model:
@@ -130,8 +136,11 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         stack.callback(publisher.close)
         heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
         stack.callback(heartbeat.close)
+        listener = Listener(store, heartbeat.look)
+        stack.callback(listener.close)
+        shutdown = Shutdown(store, heartbeat, grace=settings.shutdown_grace_seconds)
+        stopping = shutdown.begun
         repositories = make_repositories(settings.data_dir)
-        stopping = threading.Event()
         lease = settings.lease_seconds
         send = publisher.send
         use_cases: dict[str, Callable[..., None]]
@@ -140,6 +149,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             use_cases = {
                 wakes.INTAKE: Intake(
                     store=store,
+                    heartbeat=heartbeat,
                     forges=forges,
                     repositories=repositories,
                     send=send,
@@ -152,6 +162,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     forges=forges,
                     repositories=repositories,
                     lease_seconds=lease,
+                    check_runs=settings.check_runs,
                 ),
                 wakes.SWEEP: Sweep(store=store, send=send),
             }
@@ -194,6 +205,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     ),
                     wakes.SETUP: SetUp(
                         store=store,
+                        heartbeat=heartbeat,
                         builder=Builder(
                             sandbox=sandbox, repositories=repositories, layers=layers, egress=make_egress(settings)
                         ),
@@ -202,4 +214,25 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     ),
                 }
                 queues, slots = (wakes.CPU,), settings.cpu_slots
-        yield Runtime(app=app, use_cases=use_cases, queues=queues, slots=slots, stopping=stopping)
+        presence = Presence(
+            store,
+            owner_name(),
+            role=role,
+            queues=queues,
+            profile=settings.profile,
+            slots=slots,
+            isolation=settings.isolation.value,
+            version=version("devstral-fix"),
+            lease_seconds=lease,
+        )
+        stack.callback(presence.close)
+        heartbeat.also(presence.touch)
+        yield Runtime(
+            app=app,
+            send=send,
+            use_cases=use_cases,
+            queues=queues,
+            slots=slots,
+            gates=(presence, shutdown),
+            shutdown=shutdown,
+        )

@@ -18,8 +18,8 @@ from sqlalchemy.orm import Session
 
 from worker.errors import Transient
 from worker.holding import Holding, Interruption, Work
-from worker.runs import switches
 from worker.runs.states import Lease
+from worker.store import switches
 from worker.store.models import Run
 from worker.store.session import Store
 

@@ -44,6 +44,11 @@ class Work:
         """It has to be over this long after its start."""
         self.deadline = self.started + seconds
 
+    def restart(self, seconds: float) -> None:
+        """The next piece of the same work begins now."""
+        self.started = time.monotonic()
+        self.limit(seconds)
+
     def interrupt(self, why: Interruption) -> None:
         """The first reason stands; only a lost lease overrules it, since then nothing may be written."""
         if self.why is None or why is Interruption.LOST:

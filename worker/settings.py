@@ -87,6 +87,10 @@ class Settings(BaseSettings):
         default=None,
         description="path in every control group hierarchy where groups may be made, such as a delegated one",
     )
+    shutdown_grace_seconds: float = Field(
+        default=60, ge=0, description="how long trajectories may take to reach the end of their step after SIGTERM"
+    )
+    check_runs: bool = Field(default=True, description="show the evidence as a check run, where an App may")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="before")

@@ -32,6 +32,10 @@ class Shutdown:
         self._hurry = threading.Event()
         self._over = threading.Event()
 
+    def room(self) -> bool:
+        """A gate: a process that ends takes no message."""
+        return not self.begun.is_set()
+
     def begin(self) -> None:
         """May be called by a signal's handler, and again."""
         if self.begun.is_set():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from worker import wakes
-from worker.runs import setups, states
+from worker.runs import requests, setups, states
 from worker.store import queries
 from worker.store.models import RunState
 from worker.store.session import Store
@@ -29,6 +29,10 @@ class Sweep:
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
                 self.send(wakes.deliver(run_id))
+        with self.store.transaction() as session:
+            cancelled = requests.end_cancelled(session)
+        for run_id in cancelled:
+            self.send(wakes.deliver(run_id))
         with self.store.transaction() as session:
             deliveries = queries.due_deliveries(session)
             runs = queries.due_runs(session)

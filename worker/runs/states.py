@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from worker.errors import LeaseLost, Permanent
+from worker.store import switches
 from worker.store.models import Run, RunState
 
 S = RunState
@@ -101,6 +102,7 @@ def claim_next(session: Session, *, profile: str, owner: str, seconds: float) ->
             Run.state == S.QUEUED,
             Run.profile == profile,
             Run.held_reason.is_(None),
+            switches.allow(),
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
         )
         .order_by(Run.priority.desc(), busy, Run.queued_at)
@@ -129,7 +131,11 @@ def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, sec
     ready = (
         Run.outcome.is_(None)
         if stage == "verify"
-        else and_(Run.outcome.is_not(None), or_(Run.deliver_after.is_(None), Run.deliver_after <= func.now()))
+        else and_(
+            Run.outcome.is_not(None),
+            switches.allow(),
+            or_(Run.deliver_after.is_(None), Run.deliver_after <= func.now()),
+        )
     )
     statement = (
         update(Run)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import delete, func, or_, select, update
@@ -109,7 +110,7 @@ def drain(session: Session, name: str, *, by: str, every: bool = False, undo: bo
         raise NoSuchWorker(f"no worker's name begins with {name!r}; see: devstral-fix workers list")
     if len(found) > 1 and not every:
         raise NoSuchWorker(f"{len(found)} workers' names begin with {name!r}: say more, or --all")
-    asked = {"drain_requested_by": None, "drain_requested_at": None}
+    asked: dict[str, Any] = {"drain_requested_by": None, "drain_requested_at": None}
     if not undo:
         first = func.coalesce(WorkerProcess.drain_requested_at, func.now())
         asked = {"drain_requested_by": clean(by), "drain_requested_at": first}

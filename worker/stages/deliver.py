@@ -160,9 +160,7 @@ class Deliver:
         self.repositories.drop_run_dir(str(run.id))
         log.info("run_delivered", extra={"outcome": run.outcome.value, "pull_request": url})
 
-    def _push(
-        self, lease: Lease, holding: Holding, forge: Forge, git_dir: Path, result: Result, patch: Patch
-    ) -> str:
+    def _push(self, lease: Lease, holding: Holding, forge: Forge, git_dir: Path, result: Result, patch: Patch) -> str:
         """The commit on the run's branch; pushed unless it is there already. People's commits are never replaced."""
         run = result.run
         tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff)

@@ -18,7 +18,6 @@ from pydantic import Field, SecretStr
 from agent.protocols import Mount
 from agent.types import Frozen, Patch
 
-
 Conclusion = Literal["success", "neutral"]
 
 

@@ -9,6 +9,7 @@ from uuid import UUID
 from agent.evidence import Verdict
 from agent.hygiene import is_test_path
 from agent.types import Evidence, Outcome, Patch, Usage
+from worker.runs.pausing import Pause
 
 LIMIT = 60_000  # characters; GitHub cuts at 65,536
 
@@ -45,6 +46,12 @@ def status(issue_number: int, run_id: UUID | None, headline: str, details: Seque
         parts.append(run_marker(run_id))
     parts += [f"**devstral-fix**: {headline}", *details]
     return "\n\n".join(parts)[:LIMIT]
+
+
+def paused(pause: Pause) -> str:
+    """Why nothing happens; a person's words as code."""
+    what = "" if pause.everything else " for this repository"
+    return f"Paused{what} by {inline(pause.requested_by, 100)}" + (f": {inline(pause.reason)}" if pause.reason else "")
 
 
 def accounting(usage: Usage, cost: Decimal, *, calls: int, model: str, tokenizer: str, isolation: str) -> str:

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from worker.store import switches
 from worker.store.base import Base
 from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState, Step
 from worker.store.operations import Push
@@ -59,6 +60,7 @@ def due_runs(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, RunS
             Run.state.in_([RunState.QUEUED, RunState.CONCLUDED]),
             Run.held_reason.is_(None),
             Run.lease_owner.is_(None),
+            switches.announced(),
             Run.publish_after <= func.now(),
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
         )

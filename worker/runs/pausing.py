@@ -1,21 +1,20 @@
-"""What is paused: everything, or one repository. A paused service takes requests and queues runs; nothing is claimed, and
-nothing is delivered. Verification and set-ups go on: they cost no GPU and show nothing to anybody."""
+"""What is paused: everything, or one repository. A paused service takes requests and queues runs; nothing is claimed,
+and nothing is delivered. Verification and set-ups go on: they cost no GPU and show nothing to anybody."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import ColumnElement, delete, exists, func, or_, select, update
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.runs.ledger import clean
 from worker.store import notices
-from worker.store.models import LIVE, Run, RunState
+from worker.store.models import LIVE, Run
 from worker.store.operations import Switch
-
-EVERYTHING = "*"
+from worker.store.switches import EVERYTHING
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,33 +23,17 @@ class Pause:
     requested_by: str
     reason: str | None
 
+    @property
+    def everything(self) -> bool:
+        return self.scope == EVERYTHING
+
     def __str__(self) -> str:
-        what = "" if self.scope == EVERYTHING else f" {self.scope}"
+        what = "" if self.everything else f" {self.scope}"
         return f"paused{what} by {self.requested_by}" + (f": {self.reason}" if self.reason else "")
 
 
 def _scope(repository: str | None) -> str:
     return EVERYTHING if repository is None else repository.lower()
-
-
-def _of_run() -> ColumnElement[bool]:
-    return or_(Switch.scope == EVERYTHING, Switch.scope == func.lower(Run.repository))
-
-
-def allow() -> ColumnElement[bool]:
-    """A condition on a run: nothing that it belongs to is paused."""
-    return ~exists().where(_of_run())
-
-
-def call_back() -> ColumnElement[bool]:
-    """A condition on a run: it is to be given back at the end of its step."""
-    return exists().where(_of_run(), Switch.at_once)
-
-
-def announced() -> ColumnElement[bool]:
-    """A condition on a run: it may go on, so its wake-up is worth sending."""
-    unverified = (Run.state == RunState.CONCLUDED) & Run.outcome.is_(None)
-    return or_(unverified, allow())
 
 
 def pause(session: Session, *, by: str, reason: str | None, repository: str | None = None, at_once: bool) -> None:
