@@ -12,6 +12,7 @@ import pytest
 from sqlalchemy import text, update
 
 from agent.protocols import Isolation
+from agent.tokens import TokenCounter
 from agent.types import Limits, Price
 from tests.factories import queue_run
 from tests.fake_openai_server import FakeOpenAIServer, Reply
@@ -54,7 +55,7 @@ def cancelled_at(world) -> float:
 
 def test_a_model_call_in_flight_is_aborted_and_its_server_sees_it(world, record_property):
     with FakeOpenAIServer(Reply(hang="before")) as server, ThreadPoolExecutor(1) as pool:
-        model = open_model(f"openai:{server.url}#m")
+        model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
         pursuing = pool.submit(pursue(world, model, world.sandbox))
         assert server.hanging.wait(30)
         asked = cancelled_at(world)
@@ -70,7 +71,7 @@ def test_a_running_command_is_killed(world, tmp_path, record_property):
     word = f"901.{time.monotonic_ns() % 10**9:09d}"
     command = Reply(calls=((None, "bash", json.dumps({"command": f"sleep {word}"})),))
     with FakeOpenAIServer(command) as server, ThreadPoolExecutor(1) as pool:
-        model = open_model(f"openai:{server.url}#m")
+        model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
         sandbox = BwrapSandbox(tmp_path / "sandboxes", isolation=Isolation.BASIC, objects=world.repositories)
         pursuing = pool.submit(pursue(world, model, sandbox))
         wait_until(lambda: processes(word))
