@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal, NoReturn
 
 from agent.types import Frozen
-from worker.runs.requests import IssueRequest
+from worker.runs.requests import Ending, IssueRequest, StopRequest
 
 MAX_BODY_BYTES = 25 * 1024 * 1024  # GitHub sends none larger
 TITLE_CHARS = 1_000
@@ -34,7 +34,7 @@ class Received(Frozen):
     event: str
     action: str | None
     body_sha256: str
-    request: IssueRequest | None = None
+    request: IssueRequest | StopRequest | None = None
     ignored_reason: str | None = None
 
 
@@ -112,19 +112,14 @@ def _unusable(headers: Mapping[str, str]) -> Rejected | None:
 
 
 def _issue_labeled(payload: Mapping[str, Any], trigger_label: str) -> IssueRequest:
-    label = _get(payload, "label", "name")
-    if not isinstance(label, str) or label.strip().casefold() != trigger_label.strip().casefold():
-        raise _Ignored("another label")
+    label = _trigger(payload, trigger_label)
     if _get(payload, "issue", "pull_request") is not None:
         raise _Ignored("the label is on a pull request")
-    sender, sender_type = _text(payload, "sender", "login", limit=100), _text(payload, "sender", "type", limit=100)
-    if sender_type.casefold() == "bot" or sender.casefold().endswith("[bot]"):
+    sender, sender_type = _sender(payload)
+    if _is_bot(sender, sender_type):
         raise _Ignored(f"bots never trigger ({sender})")
-    repository = _text(payload, "repository", "full_name")
-    if not _NAME.fullmatch(repository):
-        raise _Malformed("repository.full_name is not owner/name")
     return IssueRequest(
-        repository=repository,
+        repository=_repository(payload),
         installation_id=_id(payload, "installation", "id") if payload.get("installation") is not None else None,
         issue_number=_id(payload, "issue", "number"),
         title=_cut(_text(payload, "issue", "title"), TITLE_CHARS),
@@ -132,13 +127,60 @@ def _issue_labeled(payload: Mapping[str, Any], trigger_label: str) -> IssueReque
         issue_url=_text(payload, "issue", "html_url", limit=1_000),
         sender=sender,
         sender_type=sender_type,
-        label=_clean(label),
+        label=label,
     )
 
 
+def _issue_ended(ending: Ending) -> Callable[[Mapping[str, Any], str], StopRequest]:
+    """Of any issue: whether a run is under way for it is for the store to say."""
+
+    def stop(payload: Mapping[str, Any], trigger_label: str) -> StopRequest:
+        label = _trigger(payload, trigger_label) if ending == "unlabeled" else trigger_label
+        if _get(payload, "issue", "pull_request") is not None:
+            raise _Ignored("this is a pull request")
+        sender, sender_type = _sender(payload)
+        if ending == "unlabeled" and _is_bot(sender, sender_type):
+            raise _Ignored(f"bots stop nothing by taking the label off ({sender})")
+        return StopRequest(
+            repository=_repository(payload),
+            installation_id=_id(payload, "installation", "id") if payload.get("installation") is not None else None,
+            issue_number=_id(payload, "issue", "number"),
+            ending=ending,
+            sender=sender,
+            sender_type=sender_type,
+            label=label,
+        )
+
+    return stop
+
+
+def _trigger(payload: Mapping[str, Any], trigger_label: str) -> str:
+    label = _get(payload, "label", "name")
+    if not isinstance(label, str) or label.strip().casefold() != trigger_label.strip().casefold():
+        raise _Ignored("another label")
+    return _clean(label)
+
+
+def _sender(payload: Mapping[str, Any]) -> tuple[str, str]:
+    return _text(payload, "sender", "login", limit=100), _text(payload, "sender", "type", limit=100)
+
+
+def _is_bot(sender: str, sender_type: str) -> bool:
+    return sender_type.casefold() == "bot" or sender.casefold().endswith("[bot]")
+
+
+def _repository(payload: Mapping[str, Any]) -> str:
+    repository = _text(payload, "repository", "full_name")
+    if not _NAME.fullmatch(repository):
+        raise _Malformed("repository.full_name is not owner/name")
+    return repository
+
+
+_ENDINGS: tuple[Ending, ...] = ("closed", "unlabeled", "deleted", "transferred", "locked")
 # (event, action) -> what it asks for. A handler raises _Ignored or _Malformed; whatever isn't here is ignored.
-_HANDLERS: Mapping[tuple[str, str | None], Callable[[Mapping[str, Any], str], IssueRequest]] = {
+_HANDLERS: Mapping[tuple[str, str | None], Callable[[Mapping[str, Any], str], IssueRequest | StopRequest]] = {
     ("issues", "labeled"): _issue_labeled,
+    **{("issues", ending): _issue_ended(ending) for ending in _ENDINGS},
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import SecretStr
 
 from worker.errors import ForgeRefused
-from worker.stages.ports import Comment, Forge, Forges, Issue, PullRequestRef, RepositoryInfo
+from worker.stages.ports import CheckRun, Comment, Conclusion, Forge, Forges, Issue, PullRequestRef, RepositoryInfo
 
 BOT = "devstral-fixer[bot]"
 BASE = "https://github.example"
@@ -27,6 +27,7 @@ class FakeRepository:
     issues: dict[int, Issue] = field(default_factory=dict)
     comments: dict[int, list[Comment]] = field(default_factory=dict)
     pull_requests: list[PullRequestRef] = field(default_factory=list)
+    check_runs: list[CheckRun] = field(default_factory=list)
     has_branch: Callable[[str], bool] = lambda _: True
 
     def open_issue(self, title: str = "wrap() is one too wide", body: str = "", **changes: Any) -> int:
@@ -55,6 +56,9 @@ class FakeForge:
         self._repository = repository
         self.faults: dict[str, list[Exception | After]] = {}
         self.calls: list[str] = []
+
+    def login(self) -> str:
+        return BOT
 
     def repository(self) -> RepositoryInfo:
         self._begin("repository")
@@ -134,6 +138,46 @@ class FakeForge:
                 self._end(after)
                 return changed
         raise ForgeRefused(f"no pull request {number}")
+
+    def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
+        after = self._begin("close_pull_request")
+        for i, reference in enumerate(self._repository.pull_requests):
+            if reference.number == number:
+                changed = reference.model_copy(update={"state": "closed", "body": body})
+                self._repository.pull_requests[i] = changed
+                self._end(after)
+                return changed
+        raise ForgeRefused(f"no pull request {number}")
+
+    def add_label(self, number: int, label: str) -> None:
+        after = self._begin("add_label")
+        self._label(number, add=label)
+        self._end(after)
+
+    def remove_label(self, number: int, label: str) -> None:
+        after = self._begin("remove_label")
+        self._label(number, remove=label)
+        self._end(after)
+
+    def _label(self, number: int, *, add: str = "", remove: str = "") -> None:
+        issue = self._issue(number)
+        kept = tuple(name for name in issue.labels if name not in (add, remove))
+        self._repository.issues[number] = issue.model_copy(update={"labels": (*kept, add) if add else kept})
+
+    def find_check_run(self, head: str, name: str, external_id: str) -> CheckRun | None:
+        self._begin("find_check_run")
+        found = [c for c in self._repository.check_runs if (c.head, c.name, c.external_id) == (head, name, external_id)]
+        return found[0] if found else None
+
+    def create_check_run(
+        self, *, head: str, name: str, external_id: str, conclusion: Conclusion, title: str, summary: str
+    ) -> CheckRun:
+        after = self._begin("create_check_run")
+        number = len(self._repository.check_runs) + 1
+        made = CheckRun(id=number, name=name, head=head, external_id=external_id, conclusion=conclusion)
+        self._repository.check_runs.append(made)
+        self._end(after)
+        return made
 
     def git_token(self, access: Literal["read", "write"]) -> SecretStr:
         self._begin("git_token")

@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import batches, local, machine, processes, prune, quarantine, runs, show, spend
+from worker.commands import batches, local, machine, operations, processes, prune, quarantine, runs, show, spend
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -36,6 +36,10 @@ for command in (
     batches.batches,
     quarantine.quarantine,
     spend.spend,
+    operations.workers,
+    operations.drain,
+    operations.pause,
+    operations.resume,
 ):
     cli.add_command(command)
 runs.runs.add_command(show.show_run)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -24,12 +24,14 @@ from worker.adapters.sandbox import BadTool, BwrapSandbox, ContainerSandbox, Too
 from worker.errors import SettingsError
 from worker.gated_sandbox import GatedSandbox
 from worker.gates import CommandGate, Gate, TokenGate
-from worker.heartbeat import Heartbeat
+from worker.heartbeat import Heartbeat, owner_name
 from worker.periodic import Periodic
+from worker.presence import Presence
 from worker.prune import PruneRows, PruneRunDirs
 from worker.queue import Publisher
 from worker.runs.budgets import DayLimits
 from worker.settings import EXAMPLES, PREFIX, Settings
+from worker.shutdown import Shutdown
 from worker.stages.attempt import Solver
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
@@ -37,6 +39,7 @@ from worker.stages.pursue import Pursue
 from worker.stages.setup import Builder, SetUp
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
+from worker.store.notices import Listener
 from worker.store.session import Store
 from worker.sweep import Sweep
 
@@ -48,16 +51,17 @@ STAND_IN_PERIODS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Runtime:
-    """What a worker process of one role executes; `stopping` is set when it was asked to stop."""
+    """What a worker process of one role executes, when it takes messages, and how it ends."""
 
     app: Celery
+    send: Callable[[wakes.Wake], None]
     use_cases: dict[str, Callable[..., None]]
     queues: tuple[str, ...]
     slots: int
-    stopping: threading.Event
-    gates: tuple[Gate, ...]
+    doors: tuple[Gate, ...]  #: closed for good or for a time: what is asked for then is for other workers
+    gates: tuple[Gate, ...]  #: what runs out: room for trajectories, room for commands
     greet: tuple[wakes.Wake, ...]  #: what it sends when messages begin to arrive: others may have been lost before
-    send: Callable[[wakes.Wake], None]
+    shutdown: Shutdown
 
 
 def make_model(settings: Settings) -> Model:
@@ -163,8 +167,11 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         stack.callback(publisher.close)
         heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
         stack.callback(heartbeat.close)
+        listener = Listener(store, heartbeat.look)
+        stack.callback(listener.close)
+        shutdown = Shutdown(store, heartbeat, grace=settings.shutdown_grace_seconds)
+        stopping = shutdown.begun
         repositories = make_repositories(settings.data_dir)
-        stopping = threading.Event()
         lease = settings.lease_seconds
         send = publisher.send
         gates: tuple[Gate, ...] = ()
@@ -184,6 +191,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             use_cases = {
                 wakes.INTAKE: Intake(
                     store=store,
+                    heartbeat=heartbeat,
                     forges=forges,
                     repositories=repositories,
                     send=send,
@@ -196,6 +204,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     forges=forges,
                     repositories=repositories,
                     lease_seconds=lease,
+                    check_runs=settings.check_runs,
                 ),
                 wakes.SWEEP: sweep,
             }
@@ -247,6 +256,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     ),
                     wakes.SETUP: SetUp(
                         store=store,
+                        heartbeat=heartbeat,
                         builder=Builder(
                             sandbox=sandbox, repositories=repositories, layers=layers, egress=make_egress(settings)
                         ),
@@ -255,13 +265,27 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     ),
                 }
                 queues, slots = (wakes.CPU,), settings.cpu_slots
+        presence = Presence(
+            store,
+            owner_name(),
+            role=role,
+            queues=queues,
+            profile=settings.profile,
+            slots=slots,
+            isolation=settings.isolation.value,
+            version=version("devstral-fix"),
+            lease_seconds=lease,
+        )
+        stack.callback(presence.close)
+        heartbeat.also(presence.touch)
         yield Runtime(
             app=app,
             use_cases=use_cases,
             queues=queues,
             slots=slots,
-            stopping=stopping,
+            doors=(presence, shutdown),
             gates=gates,
             greet=greet,
             send=send,
+            shutdown=shutdown,
         )

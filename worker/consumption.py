@@ -1,15 +1,21 @@
-"""When this worker takes messages from Redis: while a slot is free, and every gate has room."""
+"""When this worker takes messages from Redis: while a slot is free, and every gate has room. A message that came too
+late is sent on."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from types import MethodType
 from typing import Any
+from uuid import UUID
 
 from celery import Celery, bootsteps
 from celery.worker.consumer.tasks import Tasks
 
 from worker.gates import Gate
+from worker.wakes import Wake
+
+log = logging.getLogger(__name__)
 
 
 def install(app: Celery, gates: Sequence[Gate], *, connected: Callable[[], None]) -> None:
@@ -50,3 +56,23 @@ def _wrap(channel: Any, gates: Sequence[Gate]) -> None:
         return bool(channel._in_poll) or all(gate.room() for gate in gates)  # noqa: SLF001
 
     channel.qos.can_consume = MethodType(can_consume, channel.qos)
+
+
+def sent_on(
+    use_case: Callable[..., None],
+    *,
+    task: str,
+    queue: str,
+    gates: Sequence[Gate],
+    send: Callable[[Wake], None],
+) -> Callable[..., None]:
+    """`use_case`, unless there is no room (a message may be on its way when a gate closes): then it is for others."""
+
+    def handle(*ids: UUID) -> None:
+        if all(gate.room() for gate in gates):
+            use_case(*ids)
+            return
+        log.info("message_sent_on", extra={"task": task})
+        send(Wake(task=task, queue=queue, id=ids[0] if ids else None))
+
+    return handle

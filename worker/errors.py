@@ -64,5 +64,17 @@ class LeaseLost(ServiceError):
     """Another worker holds this run now; nothing more may be written."""
 
 
+class ShuttingDown(Transient):
+    """This worker is asked to stop; the work goes on elsewhere."""
+
+
+class DeadlinePassed(Transient):
+    """Our own work took longer than it may, whatever hung."""
+
+
+class Paused(Transient):
+    """People paused the service, or one repository; the work waits until they resume it."""
+
+
 class SettingsError(Permanent):
     """A setting is missing or unusable; the message names the variable and gives an example."""

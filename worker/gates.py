@@ -25,21 +25,25 @@ class Load:
 
 
 class Gate(Protocol):
-    """One thing that runs out. Safe to use from several threads."""
-
-    @property
-    def name(self) -> str: ...
+    """Whether this worker takes more. Safe to use from several threads; never blocks."""
 
     def room(self) -> bool:
         """Whether one more would be admitted now."""
-
-    def load(self) -> Load: ...
 
     def when_room(self, action: Callable[[], None]) -> None:
         """Call `action`, from whatever thread, each time room comes back."""
 
 
-class _Room:
+class Measured(Gate, Protocol):
+    """One thing that runs out."""
+
+    @property
+    def name(self) -> str: ...
+
+    def load(self) -> Load: ...
+
+
+class Room:
     """Tells whoever wants to know that room came back."""
 
     def __init__(self) -> None:
@@ -67,7 +71,7 @@ class TokenGate:
         self._expected = expected
         self._holding = 0
         self._lock = threading.Lock()
-        self._room = _Room()
+        self._room = Room()
 
     def _fits(self) -> bool:
         capacity = self._capacity()
@@ -110,7 +114,7 @@ class CommandGate:
         self._waited = 0
         self._waited_seconds = 0.0
         self._changed = threading.Condition()
-        self._room = _Room()
+        self._room = Room()
 
     def room(self) -> bool:
         with self._changed:

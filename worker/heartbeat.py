@@ -1,8 +1,8 @@
-"""One thread per process that keeps all leases held here alive, and tells the holders when one is gone.
+"""Keeps all leases held in this process alive, tells the holders when to stop, and watches that they do.
 
 A lease is measured twice: by the database, whose word decides who may write, and by this process's own clock, which
-only ever makes a holder stop. A second thread watches that clock, since the first may be stuck with a database that
-does not answer; so nothing goes on in the dark for longer than the lease. No wall clock takes part.
+only ever makes a holder stop. A second thread watches that clock and the deadlines, since the first may be stuck with a
+database that does not answer; so nothing goes on in the dark for longer than the lease. No wall clock takes part.
 """
 
 from __future__ import annotations
@@ -11,20 +11,28 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
 from sqlalchemy import ARRAY, BigInteger, Uuid, bindparam, func, update
+from sqlalchemy.orm import Session
 
 from worker.clock import own_clock
-from worker.errors import LeaseLost, Transient
+from worker.errors import Transient
+from worker.holding import Holding, Interruption, Work
 from worker.runs.states import Lease
+from worker.store import switches
 from worker.store.models import Run
 from worker.store.session import Store
 
+__all__ = ["Heartbeat", "Holding", "owner_name"]
+
 log = logging.getLogger(__name__)
+
+UNRESPONSIVE_SECONDS = 30.0  # from an interruption until work that did not come back is given up
 
 
 def owner_name() -> str:
@@ -32,34 +40,25 @@ def owner_name() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-class Holding:
-    """What a holder sees of its lease: `cancel` interrupts the work, `lost` and `cancelled_by` say why."""
-
-    def __init__(self, lease: Lease, until: float) -> None:
-        self.lease = lease
-        self.until = until  #: by `own_clock`; renewed with every beat
-        self.cancel = threading.Event()
-        self.lost: str | None = None
-        self.cancelled_by: str | None = None
-
-    def check(self) -> None:
-        if self.lost is not None:
-            raise LeaseLost(f"run {self.lease.run_id}: {self.lost}")
-
-    def lose(self, why: str) -> None:
-        self.lost = why
-        self.cancel.set()
-
-
 class Heartbeat:
     """Beats every third of the lease, once for all. A database hiccup is survived until the leases would have run out
     anyway. While `healthy` says no, nothing is renewed: what a dead engine holds goes on elsewhere."""
 
-    def __init__(self, store: Store, *, seconds: float, healthy: Callable[[], bool] = lambda: True) -> None:
+    def __init__(
+        self,
+        store: Store,
+        *,
+        seconds: float,
+        unresponsive: float = UNRESPONSIVE_SECONDS,
+        healthy: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._store = store
         self._seconds = seconds
+        self._unresponsive = unresponsive
         self._healthy = healthy
-        self._held: dict[UUID, Holding] = {}
+        self._work: list[Work] = []
+        self._also: list[Callable[[], None]] = []
+        self._ending = False
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._threads = [
@@ -73,18 +72,57 @@ class Heartbeat:
         """Renew only while `healthy` says yes, from now on."""
         self._healthy = healthy
 
+    def also(self, action: Callable[[], None]) -> None:
+        """Call `action` with every beat, after the leases."""
+        self._also.append(action)
+
     @contextmanager
-    def hold(self, lease: Lease) -> Iterator[Holding]:
-        holding = Holding(lease, lease.since + self._seconds)
+    def hold(self, lease: Lease, *, stage: str = "run", seconds: float | None = None) -> Iterator[Holding]:
+        """Keep a lease alive while the context is open; `seconds` is how long that may be (`Holding.limit`)."""
+        holding = Holding(lease, stage, lease.since + self._seconds)
+        with self._registered(holding, seconds):
+            yield holding
+
+    @contextmanager
+    def watch(
+        self,
+        stage: str,
+        *,
+        seconds: float,
+        run_id: UUID | None = None,
+        wanted: Callable[[Session], bool] = lambda _: True,
+    ) -> Iterator[Work]:
+        """The same for work without a lease; it is interrupted once it is no longer `wanted`, too."""
+        work = Work(stage, run_id, wanted=wanted)
+        with self._registered(work, seconds):
+            yield work
+
+    @contextmanager
+    def _registered(self, work: Work, seconds: float | None) -> Iterator[None]:
+        if seconds is not None:
+            work.limit(seconds)
         with self._changed:
-            self._held[lease.run_id] = holding
+            self._work.append(work)
+            if self._ending:
+                work.interrupt(Interruption.SHUTDOWN)
             self._changed.notify_all()
         try:
-            yield holding
+            yield
         finally:
             with self._changed:
-                if self._held.get(lease.run_id) is holding:
-                    del self._held[lease.run_id]
+                self._work.remove(work)
+
+    def held(self) -> list[Work]:
+        with self._changed:
+            return list(self._work)
+
+    def interrupt_all(self) -> None:
+        """The process ends: whatever runs is broken off, and so is whatever still begins."""
+        with self._changed:
+            self._ending = True
+            for work in self._work:
+                work.interrupt(Interruption.SHUTDOWN)
+            self._changed.notify_all()
 
     def close(self) -> None:
         self._stop.set()
@@ -106,12 +144,32 @@ class Heartbeat:
                 log.exception("heartbeat_failed")
 
     def beat(self) -> None:
-        """Renew every lease held here, in one statement; mark the lost ones and pass on requests to cancel."""
-        if not self._healthy():
+        """Renew every lease held here; mark the lost ones and pass on requests to cancel."""
+        self.look(None)
+
+    def look(self, run_id: UUID | None) -> None:
+        """The same at once, for one run, or for everything held here."""
+        for work in self.held():
+            if not isinstance(work, Holding):
+                self._ask(work)
+        if self._healthy():
+            kept = [work for work in self.held() if isinstance(work, Holding) and run_id in {None, work.run_id}]
+            self._renew([work for work in kept if not work.abandoned and not work.lost])
+        else:
             log.error("heartbeat_withheld", extra={"why": "what does the work here is dead"})
+        if run_id is None:
+            for action in self._also:
+                action()
+
+    def _ask(self, work: Work) -> None:
+        if work.abandoned or work.lost:
             return
-        with self._changed:
-            held = [holding for holding in self._held.values() if holding.lost is None]
+        with self._store.transaction() as session:
+            wanted = work.wanted(session)
+        if not wanted:
+            work.interrupt(Interruption.LOST)
+
+    def _renew(self, held: Sequence[Holding]) -> None:
         if not held:
             return
         until = own_clock() + self._seconds  # taken before the database takes its own
@@ -126,24 +184,48 @@ class Heartbeat:
         for holding in held:
             row = renewed.get(holding.lease.run_id)
             if row is None:
-                holding.lose("another worker holds it now")
-            else:
-                holding.until = until
-                if row.cancel_requested is not None and not holding.cancel.is_set():
-                    holding.cancelled_by = row.cancel_requested
-                    holding.cancel.set()
+                holding.lose("another worker holds it now, or it is no longer wanted")
+                continue
+            holding.until = max(holding.until, until)
+            holding.call_back = row.call_back
+            if row.cancel_requested is not None and holding.cancelled_by is None:
+                holding.cancelled(row.cancel_requested)
 
     def _watch(self) -> None:
         with self._changed:
             while not self._stop.is_set():
-                now = own_clock()
-                kept = [holding for holding in self._held.values() if holding.lost is None]
-                for holding in kept:
-                    if holding.until <= now:
-                        holding.lose("it could not be renewed for as long as its lease")
-                        log.error("lease_ran_out", extra={"run_id": holding.lease.run_id})
-                left = min((holding.until - now for holding in kept if holding.lost is None), default=None)
-                self._changed.wait(left)
+                self.guard()
+                # Not longer than a beat: a deadline may be moved while this thread waits.
+                self._changed.wait(max(0.0, min(self._next_alarm() - time.monotonic(), self._seconds / 3)))
+
+    def _next_alarm(self) -> float:
+        """When, by time.monotonic(), `guard` has something to do."""
+        times = []
+        for work in self._work:
+            if not work.abandoned:
+                times.append(work.deadline if work.why is None else work.interrupted_at + self._unresponsive)
+            if isinstance(work, Holding) and not work.lost:
+                times.append(time.monotonic() + work.until - own_clock())
+        return min(times, default=float("inf"))
+
+    def guard(self) -> None:
+        """Interrupt what is past its deadline, and what could not be renewed for as long as its lease. What does not
+        come back after any interruption is given up: its lease is left to run out, so that the sweep takes the run
+        over, and its thread is lost to this process."""
+        now = time.monotonic()
+        for work in self.held():
+            if isinstance(work, Holding) and not work.lost and work.until <= own_clock():
+                log.error("lease_ran_out", extra={"run_id": work.run_id})
+                work.lose("it could not be renewed for as long as its lease")
+            if work.why is None and now >= work.deadline:
+                log.warning("deadline_passed", extra={"stage": work.stage, "run_id": work.run_id})
+                work.interrupt(Interruption.DEADLINE)
+            elif not work.abandoned and now >= work.interrupted_at + self._unresponsive:
+                work.abandoned = True
+                log.error(
+                    "alarm_work_hangs",
+                    extra={"stage": work.stage, "run_id": work.run_id, "interrupted_for": work.why},
+                )
 
 
 # One statement, however many are held: each lease by its run and its token.
@@ -155,6 +237,6 @@ _HELD = (
 _RENEW = (
     update(Run)
     .where(Run.id == _HELD.c.id, Run.lease_token == _HELD.c.token, Run.lease_owner.is_not(None))
-    .returning(Run.id, Run.cancel_requested)
+    .returning(Run.id, Run.cancel_requested, switches.call_back().label("call_back"))
     .execution_options(synchronize_session=False)
 )

@@ -97,6 +97,10 @@ class Settings(BaseSettings):
     )
     notify_url: str | None = Field(default=None, description="gets a signed POST when a batch ends and on alarms")
     notify_secret: SecretStr | None = Field(default=None, description="what those are signed with")
+    shutdown_grace_seconds: float = Field(
+        default=60, ge=0, description="how long trajectories may take to reach the end of their step after SIGTERM"
+    )
+    check_runs: bool = Field(default=True, description="show the evidence as a check run, where an App may")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     repository_slots: int = Field(default=8, gt=0, description="runs of one repository at once, on all workers")

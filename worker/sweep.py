@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker import wakes
-from worker.runs import budgets, quarantine, setups, states
+from worker.runs import budgets, quarantine, requests, setups, states
 from worker.runs.budgets import DayLimits
 from worker.store import lanes, queries
 from worker.store.models import RunState
@@ -33,9 +33,16 @@ class Sweep:
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
                 self.send(wakes.deliver(run_id))
+        self._end_cancelled()
         self._mind_money()
         self._mend_lanes()
         self._announce()
+
+    def _end_cancelled(self) -> None:
+        with self.store.transaction() as session:
+            cancelled = requests.end_cancelled(session)
+        for run_id in cancelled:
+            self.send(wakes.deliver(run_id))
 
     def _mend_lanes(self) -> None:
         with self.store.transaction() as session:

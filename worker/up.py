@@ -114,6 +114,8 @@ def up(settings: Settings, *, port: int) -> int:
             PREFIX + "ISOLATION": settings.isolation.value,
         }
         print(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", file=sys.stderr)
-        with Supervisor(children(port), env=env, cwd=Path.cwd()):
+        # Longer than a worker takes to end by itself, whatever hangs in it.
+        grace = settings.shutdown_grace_seconds + 15
+        with Supervisor(children(port), env=env, cwd=Path.cwd(), grace=grace):
             stop.wait()
     return 0

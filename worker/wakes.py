@@ -56,3 +56,8 @@ def verify(run_id: UUID) -> Wake:
 
 def deliver(run_id: UUID) -> Wake:
     return Wake(task=DELIVER, queue=DEFAULT, id=run_id)
+
+
+def sweep() -> Wake:
+    """Announce what is due now, rather than when beat says so."""
+    return Wake(task=SWEEP, queue=DEFAULT)

@@ -17,19 +17,28 @@ log = logging.getLogger(__name__)
 
 
 def work(settings: Settings, role: compose.Role) -> int:
-    """Run until SIGTERM; then take no more, let what runs reach its next checkpoint, and return 0."""
+    """Run until SIGTERM; then take no more, let what runs reach the end of its step, and return 0. A second SIGTERM
+    ends the patience at once; and the process ends a few seconds after it, whatever still hangs."""
     logs.configure(settings.log_level)
     with compose.worker(settings, role) as runtime:
-        register(runtime.app, runtime.use_cases)
+        register(
+            runtime.app,
+            {
+                task: consumption.sent_on(
+                    use_case, task=task, queue=runtime.queues[0], gates=runtime.doors, send=runtime.send
+                )
+                for task, use_case in runtime.use_cases.items()
+            },
+        )
 
         def greet() -> None:
             for wake in runtime.greet:
                 runtime.send(wake)
 
-        consumption.install(runtime.app, runtime.gates, connected=greet)
+        consumption.install(runtime.app, [*runtime.doors, *runtime.gates], connected=greet)
 
         def stopping(**_: object) -> None:
-            runtime.stopping.set()
+            runtime.shutdown.begin()
 
         signals.worker_shutting_down.connect(stopping, weak=False)
         log.info(
@@ -49,7 +58,11 @@ def work(settings: Settings, role: compose.Role) -> int:
             quiet=True,
         )
         worker.start()
-        return int(worker.exitcode or 0)
+        asked = runtime.shutdown.begun.is_set()
+        exitcode = int(worker.exitcode or 0)
+    runtime.shutdown.done()
+    log.info("worker_stopped", extra={"role": role})
+    return 0 if asked else exitcode
 
 
 def beat(settings: Settings) -> int:

@@ -22,7 +22,7 @@ class Subject:
     forge: Forge
     forges: Forges
     new_issue: Callable[[], int]
-    branch: Callable[[str], None]
+    branch: Callable[[str], str]
     lose_answer: Callable[[str, int], None]
 
 
@@ -38,12 +38,12 @@ def fake_subject() -> Subject:
     repository = FakeRepository(REPOSITORY, clone_url="file:///none", has_branch=branches.__contains__)
     repository.permissions["octo-admin"] = "admin"
     forge = FakeForge(repository)
-    methods = {"comment": "create_comment", "pull": "open_pull_request"}
+    methods = {"comment": "create_comment", "pull": "open_pull_request", "check": "create_check_run"}
     return Subject(
         forge=forge,
         forges=FakeForges(forge),
         new_issue=lambda: repository.open_issue("A bug", "It breaks."),
-        branch=branches.add,
+        branch=lambda name: (branches.add(name), "a" * 40)[1],
         lose_answer=lambda what, _: forge.faults.update({methods[what]: [After(ForgeUnavailable("lost"))]}),
     )
 
@@ -54,7 +54,11 @@ def subject(request, tmp_path) -> Iterator[Subject]:
         yield fake_subject()
         return
     double: GitHubDouble = request.getfixturevalue("double")
-    paths = {"comment": "POST /repos/acme/widgets/issues/{}/comments", "pull": "POST /repos/acme/widgets/pulls"}
+    paths = {
+        "comment": "POST /repos/acme/widgets/issues/{}/comments",
+        "pull": "POST /repos/acme/widgets/pulls",
+        "check": "POST /repos/acme/widgets/check-runs",
+    }
     forges = app_forges(double)
     yield Subject(
         forge=forges.open(REPOSITORY, double.installation_id),
@@ -135,3 +139,55 @@ def test_a_pull_request_whose_answer_was_lost_is_there(subject):
     with pytest.raises(ForgeUnavailable):
         subject.forge.open_pull_request(title="T", body="B", head="devstral/issue-2", base="main", draft=True)
     assert subject.forge.find_pull_request("devstral/issue-2") is not None
+
+
+def test_a_pull_request_is_closed_and_closing_it_again_is_harmless(subject):
+    subject.branch("devstral/issue-3")
+    words = {"head": "devstral/issue-3", "base": "main", "draft": True}
+    made = subject.forge.open_pull_request(title="T", body=MARKER, **words)
+    for _ in range(2):
+        closed = subject.forge.close_pull_request(made.number, body=f"{MARKER}\nclosed")
+        assert (closed.state, closed.merged, closed.body) == ("closed", False, f"{MARKER}\nclosed")
+    assert subject.forge.find_pull_request("devstral/issue-3") == closed
+
+
+def test_labels_twice_are_the_same_as_once(subject):
+    number = subject.new_issue()
+    for _ in range(2):
+        subject.forge.add_label(number, "in-work")
+    assert subject.forge.issue(number).labels == ("in-work",)
+    for _ in range(2):
+        subject.forge.remove_label(number, "in-work")
+    assert subject.forge.issue(number).labels == ()
+    with pytest.raises(ForgeRefused):
+        subject.forge.add_label(999_999, "in-work")
+
+
+def check_run(subject, head, external_id, conclusion="success"):
+    words = {"head": head, "name": "devstral-fix", "conclusion": conclusion, "title": "fixed", "summary": "shown"}
+    return subject.forge.create_check_run(external_id=external_id, **words)
+
+
+def test_a_check_run_is_found_by_its_commit_name_and_id(subject):
+    head = subject.branch("devstral/issue-4")
+    assert subject.forge.find_check_run(head, "devstral-fix", "run-1") is None
+    made = check_run(subject, head, "run-1")
+    check_run(subject, head, "run-2", "neutral")
+    assert subject.forge.find_check_run(head, "devstral-fix", "run-1") == made
+    found = subject.forge.find_check_run(head, "devstral-fix", "run-2")
+    assert found is not None
+    assert (found.conclusion, found.head, found.external_id) == ("neutral", head, "run-2")
+    assert subject.forge.find_check_run(head, "another", "run-1") is None
+
+
+def test_a_check_run_whose_answer_was_lost_is_there(subject):
+    head = subject.branch("devstral/issue-5")
+    subject.lose_answer("check", 0)
+    with pytest.raises(ForgeUnavailable):
+        check_run(subject, head, "run-1")
+    assert subject.forge.find_check_run(head, "devstral-fix", "run-1") is not None
+
+
+def test_we_know_under_which_name_we_write(subject):
+    comment = subject.forge.create_comment(subject.new_issue(), MARKER)
+    assert comment.author == subject.forge.login()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -107,6 +108,8 @@ class World:
         assert self.bare.ahead(NAME, "main", f"devstral/issue-{self.number}") == 1
         assert len(self.github.pull_requests) == 1
         assert len(self.comments()) == 1
+        assert [(c.head, c.external_id) for c in self.github.check_runs[-1:]] == [(self.head, str(self.run_id))]
+        assert len({c.external_id for c in self.github.check_runs}) == len(self.github.check_runs)
         with self.store.transaction() as session:
             rows = session.scalars(select(PullRequest)).all()
             assert [(row.number, row.head_commit) for row in rows] == [(self.github.pull_requests[0].number, self.head)]
@@ -147,11 +150,13 @@ LOST = ForgeUnavailable("502 from GitHub")
     [
         {"open_pull_request": [LOST]},
         {"open_pull_request": [After(LOST)]},
+        {"create_check_run": [LOST]},
+        {"create_check_run": [After(LOST)]},
         {"create_comment": [LOST]},
         {"create_comment": [After(LOST)]},
         {"git_token": [LOST], "open_pull_request": [After(LOST)], "create_comment": [After(LOST)]},
     ],
-    ids=["before-pr", "after-pr", "before-comment", "after-comment", "everything"],
+    ids=["before-pr", "after-pr", "before-check", "after-check", "before-comment", "after-comment", "everything"],
 )
 def test_a_lost_answer_doubles_nothing(world, faults):
     world.verified()
@@ -299,3 +304,104 @@ def test_a_failed_set_up_is_told_with_its_log_and_nothing_is_pushed(world):
     assert "the set-up failed (exit status 1); blocked: `evil.test:443`, `more.test:443`\n" in comment
     refused = [f"blocked: {host}:443: not on the list of allowed hosts\n" for host in ("evil.test", "more.test")]
     assert f"````text\n{''.join(refused)}{said.text}\n````" in comment
+
+
+@pytest.mark.parametrize(("outcome", "conclusion"), [(Outcome.FIXED, "success"), (Outcome.PARTIAL, "neutral")])
+def test_the_check_run_says_what_is_proven(world, outcome, conclusion):
+    world.deliver(world.verified(outcome))
+    assert [check.conclusion for check in world.github.check_runs] == [conclusion]
+
+
+def test_without_the_right_to_make_check_runs_the_rest_is_delivered(world):
+    world.verified()
+    world.forge.faults["find_check_run"] = [ForgeRefused("403: not granted")]
+    world.deliver(world.run_id)
+    assert world.run.state is RunState.DELIVERED
+    assert world.github.check_runs == []
+
+
+def test_check_runs_can_be_turned_off(world):
+    world.deliver = replace(world.deliver, check_runs=False)
+    world.deliver(world.verified())
+    assert (world.run.state, world.github.check_runs) == (RunState.DELIVERED, [])
+
+
+def cancelling(world, monkeypatch, method, *, told_first):
+    """Someone cancels while `method` is under way; the issue is told before it returns, or only afterwards."""
+    effect = getattr(FakeForge, method)
+
+    def during(forge, *args, **kwargs):
+        with world.store.transaction() as session:
+            assert requests.cancel(session, world.run_id, by="ann") is RunState.CANCELLED
+        if told_first:
+            world.deliver(world.run_id)
+        done = effect(forge, *args, **kwargs)
+        world.heartbeat.look(world.run_id)
+        return done
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeForge, method, during)
+        world.deliver(world.run_id)
+
+
+@pytest.mark.parametrize("told_first", [True, False])
+def test_a_pull_request_opened_as_its_run_was_cancelled_is_closed(world, monkeypatch, told_first):
+    world.verified()
+    cancelling(world, monkeypatch, "open_pull_request", told_first=told_first)
+    world.deliver(world.run_id)
+    (pull,) = world.github.pull_requests
+    assert pull.state == "closed"
+    assert pull.body.startswith(f"<!-- devstral-fix:run {world.run_id} -->\n\n**Closed: `cancelled by ann`**")
+    assert pull.body.count("Closed:") == 1
+    (comment,) = world.comments()
+    assert "cancelled: `cancelled by ann`" in comment
+    assert f"Its pull request {pull.url} was closed." in comment
+    assert world.github.check_runs == []
+    assert world.run.state is RunState.CANCELLED
+    world.deliver(world.verified())
+    assert world.github.pull_requests[0] == pull, "the closed one stays closed"
+    assert world.github.pull_requests[1].state == "open"
+    assert world.run.state is RunState.DELIVERED
+
+
+def test_a_run_cancelled_before_its_push_pushes_nothing(world, monkeypatch):
+    world.verified()
+    cancelling(world, monkeypatch, "git_token", told_first=False)
+    assert (world.head, world.github.pull_requests) == (None, [])
+    assert "cancelled by ann" in world.comments()[0]
+
+
+def test_a_branch_left_by_a_cancelled_run_is_ours_to_replace(world, monkeypatch):
+    world.verified()
+    cancelling(world, monkeypatch, "find_pull_request", told_first=False)
+    first = world.head
+    assert first is not None
+    world.deliver(world.verified(content="better\n"))
+    assert world.run.state is RunState.DELIVERED, world.run.reason
+    assert world.head != first
+
+
+def test_an_earlier_run_s_pull_request_stays_open_when_a_later_run_is_cancelled(world, monkeypatch):
+    world.deliver(world.verified())
+    world.verified(content="better\n")
+    cancelling(world, monkeypatch, "edit_pull_request", told_first=False)
+    (pull,) = world.github.pull_requests
+    assert pull.state == "open"
+    assert f"{pull.url} is of an earlier run and stays open" in world.comments()[0]
+
+
+def test_a_shutdown_hands_a_delivery_on_without_a_pause(world, monkeypatch):
+    world.verified()
+    token = FakeForge.git_token
+
+    def ending(forge, access):
+        world.heartbeat.interrupt_all()
+        return token(forge, access)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FakeForge, "git_token", ending)
+        world.deliver(world.run_id)
+    with world.store.transaction() as session:
+        due = session.scalar(select(Run.not_before <= func.now()))
+    assert (world.run.state, world.run.lease_owner, world.run.attempt, due) == (RunState.CONCLUDED, None, 0, True)
+    assert world.head is None

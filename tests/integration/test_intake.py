@@ -13,6 +13,7 @@ from worker import wakes
 from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ForgeRefused, ForgeUnavailable
+from worker.heartbeat import Heartbeat
 from worker.runs import quarantine
 from worker.stages.intake import MAX_ATTEMPTS, Intake
 from worker.store import queries
@@ -35,8 +36,10 @@ class World:
         self.number = self.github.open_issue()
         self.forge = FakeForge(self.github)
         self.sent: list[wakes.Wake] = []
+        self.heartbeat = Heartbeat(store, seconds=3600)
         self.intake = Intake(
             store=store,
+            heartbeat=self.heartbeat,
             forges=FakeForges(self.forge),
             repositories=GitRepositories(tmp_path / "repositories", allow_file=True),
             send=self.sent.append,
@@ -74,7 +77,9 @@ class World:
 
 @pytest.fixture
 def world(store, tmp_path):
-    return World(store, tmp_path)
+    world = World(store, tmp_path)
+    yield world
+    world.heartbeat.close()
 
 
 def test_an_entitled_request_becomes_a_queued_run(world):

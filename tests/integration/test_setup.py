@@ -89,7 +89,17 @@ class Stage:
         )
 
     def set_up(self, run: Run) -> Run:
-        SetUp(store=self.store, builder=self.builder, repositories=self.place.repos, send=self.sent.append)(run.id)
+        heartbeat = Heartbeat(self.store, seconds=3600)
+        try:
+            SetUp(
+                store=self.store,
+                heartbeat=heartbeat,
+                builder=self.builder,
+                repositories=self.place.repos,
+                send=self.sent.append,
+            )(run.id)
+        finally:
+            heartbeat.close()
         return self.run(run.id)
 
     def claim(self):

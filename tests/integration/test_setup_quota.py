@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from threading import Event
 
 import pytest
 
@@ -47,7 +48,7 @@ def filled(sandboxes: Place, layers: DiskLayers, script: str) -> tuple[int, floa
             )
             session = sandboxes.sandbox.open(spec)
             try:
-                with watched(draft) as suspected:
+                with watched(draft, Event()) as suspected:
                     done = session.exec(["sh", "-c", script], timeout=120, cancel=suspected)
             finally:
                 session.close()
@@ -90,5 +91,5 @@ def test_whoever_can_not_watch_ends_it():
         def suspect(self) -> bool:
             raise OSError("no such folder")
 
-    with watched(Broken()) as suspected:
+    with watched(Broken(), Event()) as suspected:
         assert suspected.wait(30)

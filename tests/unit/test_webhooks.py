@@ -14,6 +14,7 @@ import pytest
 from api import webhooks
 from api.webhooks import Received, Rejected, parse
 from tests.github_double import octokit_all, octokit_examples
+from worker.runs.requests import IssueRequest, StopRequest
 
 SECRET = b"It's a Secret to Everybody"
 LABEL = "devstral-fix"
@@ -43,9 +44,15 @@ def labeled(**changes: Any) -> dict[str, Any]:
     return payload | changes
 
 
-def accepted(answer: Received | Rejected) -> webhooks.IssueRequest:
+def accepted(answer: Received | Rejected) -> IssueRequest:
     assert isinstance(answer, Received), answer
-    assert answer.request is not None, answer.ignored_reason
+    assert isinstance(answer.request, IssueRequest), answer.ignored_reason
+    return answer.request
+
+
+def stopped(answer: Received | Rejected) -> StopRequest:
+    assert isinstance(answer, Received), answer
+    assert isinstance(answer.request, StopRequest), answer.ignored_reason
     return answer.request
 
 
@@ -291,11 +298,45 @@ def test_what_a_database_refuses_is_taken_out_and_long_text_cut() -> None:
 def test_every_published_payload_is_read_without_a_crash() -> None:
     examples = octokit_all()
     assert len(examples) > 300
-    reasons = [ignored(send(example, event=event)) for event, example in examples]
-    assert len(reasons) == len(examples)  # none has our label
+    answers = [send(example, event=event) for event, example in examples]
+    asked = [answer.request for answer in answers if isinstance(answer, Received) and answer.request is not None]
+    assert len(answers) == len(examples)
+    assert all(isinstance(answer, Received) for answer in answers)
+    # None has our label, so none starts anything; what ends an issue, whatever its labels, is asked about.
+    assert {request.ending for request in asked if isinstance(request, StopRequest)} == {
+        "deleted",
+        "transferred",
+        "locked",
+    }
+    assert all(isinstance(request, StopRequest) for request in asked)
 
 
 def test_every_published_payload_with_our_label_asks_once() -> None:
     for payload in octokit_examples("issues", "labeled"):
         payload["label"]["name"] = LABEL
         accepted(send(payload))
+
+
+@pytest.mark.parametrize("action", ["closed", "unlabeled", "deleted", "transferred", "locked"])
+def test_what_ends_an_issue_asks_to_stop(action: str) -> None:
+    request = stopped(send(labeled(action=action)))
+    assert (request.ending, request.repository, request.issue_number) == (action, "Codertocat/Hello-World", 1)
+    assert (request.sender, request.label) == ("Codertocat", LABEL)
+
+
+def test_another_label_taken_off_or_a_bot_that_takes_ours_off_stops_nothing() -> None:
+    other = labeled(action="unlabeled")
+    other["label"]["name"] = "bug"
+    assert ignored(send(other)) == "another label"
+    bot = labeled(action="unlabeled")
+    bot["sender"] = {"login": "devstral-fixer[bot]", "type": "Bot"}
+    assert "bots stop nothing" in ignored(send(bot))
+    bot["action"] = "closed"  # a bot may close: what counts is that the issue is closed
+    assert stopped(send(bot)).sender == "devstral-fixer[bot]"
+
+
+@pytest.mark.parametrize("action", ["closed", "locked"])
+def test_a_pull_request_s_end_is_no_issue_s(action: str) -> None:
+    payload = labeled(action=action)
+    payload["issue"]["pull_request"] = {"url": "u"}
+    assert ignored(send(payload)) == "this is a pull request"

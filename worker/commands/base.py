@@ -24,6 +24,21 @@ def database_url() -> str:
     return here.need("database_url") if servers is None else servers.database_url
 
 
+def send(*wakes: Any) -> None:
+    """Wake the service, where Redis can be found; without it the sweep does the same later."""
+    from worker.queue import Publisher, make_app
+    from worker.up import running_servers
+
+    here = settings()
+    servers = running_servers(here.data_dir) if here.redis_url is None else None
+    if here.redis_url is None and servers is None:
+        return
+    publisher = Publisher(make_app(here.need("redis_url") if servers is None else servers.redis_url))
+    for wake in wakes:
+        publisher.send(wake)
+    publisher.close()
+
+
 def in_transaction(action: Callable[[Any], Any]) -> Any:
     from worker.store.session import Store
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 import click
 
-from worker.commands.base import in_transaction, settings
+from worker.commands.base import in_transaction, send
 
 
 @click.group(epilog="Example: devstral-fix runs list")
@@ -21,14 +21,16 @@ def runs() -> None:
 @click.option("--json", "as_json", is_flag=True)
 def list_runs(limit: int, *, as_json: bool) -> None:
     """The newest runs."""
-    from worker.runs import queue_position
+    from worker.runs import pausing, queue_position
     from worker.store import queries
 
     def read(session: Any) -> Any:
         rows = queries.recent_runs(session, limit=limit)
-        return rows, queue_position.places(session, [row.id for row in rows])
+        return rows, queue_position.places(session, [row.id for row in rows]), pausing.pauses(session)
 
-    rows, places = in_transaction(read)
+    rows, places, paused = in_transaction(read)
+    for pause in paused:
+        click.echo(str(pause), err=True)
     for row in rows:
         place = places.get(row.id)
         data = {
@@ -94,14 +96,11 @@ def show_run(run_id: UUID, *, as_json: bool) -> None:
 @click.argument("run_id", type=click.UUID)
 @click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
 def cancel_run(run_id: UUID, by: str) -> None:
-    """End a run: at once, or at its next step where a worker is on it."""
+    """End a run, at once: where a worker is on it, its model call is aborted and its command killed."""
     from worker import wakes
-    from worker.queue import Publisher, make_app
     from worker.runs import requests
 
     state = in_transaction(lambda session: requests.cancel(session, run_id, by=by))
-    if state.value == "cancelled" and settings().redis_url is not None:
-        publisher = Publisher(make_app(settings().need("redis_url")))
-        publisher.send(wakes.deliver(run_id))  # the issue's status comment says so
-        publisher.close()
+    if state.value == "cancelled":
+        send(wakes.deliver(run_id))  # the issue's status comment says so
     click.echo(f"{run_id}: {'cancel requested' if state.value == 'running' else state.value}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag, TypeAdapter
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -15,14 +15,17 @@ from worker.runs import batches
 from worker.runs.ledger import clean
 from worker.runs.priorities import Priority
 from worker.runs.states import IllegalTransition, override
-from worker.store import lanes
+from worker.store import lanes, notices
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
+
+Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$")]
 
 
 class IssueRequest(Frozen):
     """Someone asked for an issue to be worked on; title and body are as they were at that moment."""
 
-    repository: str = Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$")
+    kind: Literal["start"] = "start"
+    repository: Repository
     installation_id: int | None
     issue_number: int = Field(gt=0)
     title: str
@@ -32,6 +35,36 @@ class IssueRequest(Frozen):
     sender_type: str
     label: str
     batch_id: UUID | None = None
+
+
+Ending = Literal["closed", "unlabeled", "deleted", "transferred", "locked"]
+
+
+class StopRequest(Frozen):
+    """Something happened to an issue after which nobody wants it worked on. GitHub let the sender do it, which is proof
+    of their right to; whether it is still so is asked again. `label` is the trigger label."""
+
+    kind: Literal["stop"] = "stop"
+    repository: Repository
+    installation_id: int | None
+    issue_number: int = Field(gt=0)
+    ending: Ending
+    sender: str
+    sender_type: str
+    label: str
+
+
+def _kind(value: Any) -> str:
+    """Requests that were stored before there were two kinds name none."""
+    return str(value.get("kind", "start") if isinstance(value, dict) else value.kind)
+
+
+Request = Annotated[Annotated[IssueRequest, Tag("start")] | Annotated[StopRequest, Tag("stop")], Discriminator(_kind)]
+_REQUEST: TypeAdapter[IssueRequest | StopRequest] = TypeAdapter(Request)
+
+
+def stored_request(value: dict[str, Any]) -> IssueRequest | StopRequest:
+    return _REQUEST.validate_python(value)
 
 
 def branch_name(issue_number: int) -> str:
@@ -98,11 +131,71 @@ def cancel(session: Session, run_id: UUID, *, by: str) -> RunState:
     if run is None:
         raise IllegalTransition(f"there is no run {run_id}")
     if run.state is RunState.RUNNING:
-        session.execute(update(Run).where(Run.id == run_id).values(cancel_requested=clean(by)))
+        first = func.coalesce(Run.cancel_requested, clean(by))
+        session.execute(update(Run).where(Run.id == run_id).values(cancel_requested=first))
+        notices.about_run(session, run_id)
     elif run.state in LIVE:
         override(session, run_id, RunState.CANCELLED, reason=f"cancelled by {clean(by)}", cancel_requested=clean(by))
+        notices.about_run(session, run_id)  # its evidence may be in the taking, its delivery or set-up under way
         return RunState.CANCELLED
     return run.state
+
+
+def stop(session: Session, request: StopRequest) -> list[tuple[UUID, RunState]]:
+    """Cancel what is live for the issue: each run, with the state it is in now (running: its worker will end it)."""
+    live = session.scalars(
+        select(Run.id).where(
+            func.lower(Run.repository) == request.repository.lower(),
+            Run.issue_number == request.issue_number,
+            Run.state.in_(LIVE),
+        )
+    ).all()
+    by = f"{request.sender}, who {_DONE[request.ending]}"
+    return [(run_id, cancel(session, run_id, by=by)) for run_id in live]
+
+
+def lock_issue(session: Session, repository: str, issue_number: int) -> None:
+    """Until this transaction ends, no other starts or stops runs of the issue."""
+    key = func.hashtextextended(f"{repository.lower()}#{issue_number}", 0)
+    session.execute(select(func.pg_advisory_xact_lock(key)))
+
+
+def newest_stop(session: Session, repository: str, issue_number: int) -> UUID | None:
+    """The newest delivery that stops runs of the issue, whatever became of it."""
+    return session.scalar(
+        select(Delivery.id)
+        .where(
+            Delivery.repository == repository,
+            Delivery.issue_number == issue_number,
+            Delivery.request["kind"].astext == "stop",
+        )
+        .order_by(Delivery.id.desc())
+        .limit(1)
+    )
+
+
+_DONE: dict[Ending, str] = {
+    "closed": "closed the issue",
+    "unlabeled": "took the label off",
+    "deleted": "deleted the issue",
+    "transferred": "transferred the issue",
+    "locked": "locked the issue",
+}
+
+
+def end_cancelled(session: Session) -> list[UUID]:
+    """The sweep's part: runs that were to be cancelled while a worker had them, and came back to the queue instead."""
+    statement = (
+        select(Run.id, Run.cancel_requested)
+        .where(Run.state == RunState.QUEUED, Run.cancel_requested.is_not(None))
+        .limit(200)
+        .with_for_update(skip_locked=True)
+    )
+    ended = []
+    for run_id, by in session.execute(statement):
+        override(session, run_id, RunState.CANCELLED, reason=f"cancelled by {by}")
+        ended.append(run_id)
+    return ended
 
 
 def claim_delivery(session: Session, *, seconds: float) -> Delivery | None:

@@ -29,6 +29,11 @@ def waiting(session: Session, run_id: UUID, *, lock: bool = False) -> Run | None
     return session.scalar(statement.with_for_update() if lock else statement)
 
 
+def wanted(session: Session, repository: str) -> bool:
+    """Whether any run of the repository waits for a set-up."""
+    return session.scalar(select(Run.id).where(Run.repository == repository, _WAITS).limit(1)) is not None
+
+
 def release(session: Session, run_id: UUID, key: str | None) -> Run | None:
     """The set-up is there (None: none is needed): the run may be claimed. None when it no longer waited."""
     statement = (

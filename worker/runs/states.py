@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from worker.clock import own_clock
 from worker.errors import LeaseLost, Permanent
 from worker.runs import attempts, batches
-from worker.store import lanes
+from worker.store import lanes, switches
 from worker.store.attempts import AttemptEnd, AttemptStage
 from worker.store.base import Base
 from worker.store.models import Run, RunState
@@ -185,7 +185,11 @@ def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, sec
     ready = (
         Run.outcome.is_(None)
         if stage == "verify"
-        else and_(Run.outcome.is_not(None), or_(Run.deliver_after.is_(None), Run.deliver_after <= func.now()))
+        else and_(
+            Run.outcome.is_not(None),
+            switches.allow(),
+            or_(Run.deliver_after.is_(None), Run.deliver_after <= func.now()),
+        )
     )
     statement = (
         update(Run)

@@ -6,6 +6,7 @@ Every outside effect is looked up before it is made, so a run whose worker died 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
@@ -13,13 +14,23 @@ from uuid import UUID
 from agent.evidence import Verdict
 from agent.types import Evidence, Outcome, Patch, Usage
 from worker import logs
-from worker.errors import ForgeUnavailable, LeaseLost, Permanent, RepositoryRefused, Transient
-from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.errors import (
+    ForgeRefused,
+    ForgeUnavailable,
+    LeaseLost,
+    Permanent,
+    RepositoryRefused,
+    ShuttingDown,
+    Transient,
+)
+from worker.heartbeat import Heartbeat, owner_name
+from worker.holding import Holding
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages import texts
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
 from worker.stages.status import set_status
+from worker.stages.tidying import after_the_end
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
@@ -29,6 +40,8 @@ log = logging.getLogger(__name__)
 PATIENCE_SECONDS = 24 * 3600.0
 SHORTEST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
 AUTHOR, EMAIL = "devstral-fix", "devstral-fix@users.noreply.github.com"
+DEADLINE_SECONDS = 900.0
+CHECK = "devstral-fix"
 WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
 
 
@@ -39,7 +52,7 @@ class Result:
     run: Run
     patch: Patch | None
     evidence: tuple[Evidence, ...]
-    known_head: str | None
+    known_heads: frozenset[str]
 
     @property
     def footer(self) -> str:
@@ -64,6 +77,7 @@ class Deliver:
     forges: Forges
     repositories: Repositories
     lease_seconds: float
+    check_runs: bool = True
 
     def __call__(self, run_id: UUID) -> None:
         with logs.bound(run_id=run_id):
@@ -74,11 +88,14 @@ class Deliver:
                 if run is not None and run.state in (RunState.FAILED, RunState.CANCELLED):
                     self._tell_end(run)
                 return
-            with self.heartbeat.hold(lease) as holding:
+            with self.heartbeat.hold(lease, stage="deliver", seconds=DEADLINE_SECONDS) as holding:
                 try:
                     self._deliver(lease, holding)
                 except LeaseLost as lost:
                     log.warning("lease_lost", extra={"why": str(lost)})
+                    self._after_loss(run_id)
+                except ShuttingDown as error:
+                    self._hand_on(lease, str(error))
                 except Transient as error:
                     self._again_or_fail(lease, error)
                 except Permanent as error:
@@ -92,7 +109,7 @@ class Deliver:
             run = session.get_one(Run, run_id)
             row = queries.patch(session, run_id)
             rows = queries.evidence(session, run_id)
-            known = queries.pull_request(session, run.repository, run.branch)
+            known = queries.pushed_heads(session, run.repository, run.branch)
         pieces = [
             Evidence.model_validate(
                 {name: getattr(e, name) for name in Evidence.model_fields},
@@ -103,7 +120,7 @@ class Deliver:
             run=run,
             patch=None if row is None else ledger.stored_patch(row),
             evidence=tuple(pieces),
-            known_head=None if known is None else known.head_commit,
+            known_heads=known,
         )
 
     def _deliver(self, lease: Lease, holding: Holding) -> None:
@@ -114,9 +131,11 @@ class Deliver:
         pull_request, head = None, None
         if run.outcome in WITH_PULL_REQUEST and result.patch is not None and not result.patch.empty:
             git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
-            head = self._push(forge, git_dir, result, result.patch)
+            head = self._push(lease, holding, forge, git_dir, result, result.patch)
             holding.check()
             pull_request = self._pull_request(forge, result, result.patch, run.outcome)
+            holding.check()
+            self._check_run(forge, result, head, run.outcome)
             holding.check()
         details = [run.reason or "", *([texts.fenced(run.setup_log)] if run.setup_log else []), result.footer]
         url = None if pull_request is None else pull_request.url
@@ -140,7 +159,7 @@ class Deliver:
         self.repositories.drop_run_dir(str(run.id))
         log.info("run_delivered", extra={"outcome": run.outcome.value, "pull_request": url})
 
-    def _push(self, forge: Forge, git_dir: Path, result: Result, patch: Patch) -> str:
+    def _push(self, lease: Lease, holding: Holding, forge: Forge, git_dir: Path, result: Result, patch: Patch) -> str:
         """The commit on the run's branch; pushed unless it is there already. People's commits are never replaced."""
         run = result.run
         tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff)
@@ -160,10 +179,14 @@ class Deliver:
         there = self.repositories.remote_branch(url, run.branch, token)
         if there == commit:
             return commit
-        if there is not None and there != result.known_head:
+        if there is not None and there not in result.known_heads:
             raise RepositoryRefused(
                 f"the branch {run.branch} holds commits that are not from this service; delete it and ask again"
             )
+        holding.check()
+        with self.store.transaction() as session:  # before the push: whatever becomes of this run, it is known as ours
+            states.write(session, lease, lease_owner=lease.owner)
+            queries.note_push(session, run_id=run.id, repository=run.repository, branch=run.branch, commit=commit)
         self.repositories.push(git_dir, url=url, commit=commit, branch=run.branch, expected=there, token=token)
         return commit
 
@@ -185,16 +208,46 @@ class Deliver:
             return forge.edit_pull_request(found.number, title=title, body=body)
         return forge.open_pull_request(title=title, body=body, head=run.branch, base=run.base_branch, draft=True)
 
+    def _check_run(self, forge: Forge, result: Result, head: str, outcome: Outcome) -> None:
+        """The evidence on the commit itself. Not every installation grants it, and nothing depends on it."""
+        if not self.check_runs:
+            return
+        run = result.run
+        verdict = Verdict(outcome=outcome, reason=run.reason or "")
+        try:
+            if forge.find_check_run(head, CHECK, str(run.id)) is None:
+                forge.create_check_run(
+                    head=head,
+                    name=CHECK,
+                    external_id=str(run.id),
+                    conclusion="success" if outcome is Outcome.FIXED else "neutral",
+                    title=outcome.value,
+                    summary=texts.check_summary(verdict=verdict, evidence=result.evidence, footer=result.footer),
+                )
+        except ForgeRefused as refused:
+            log.info("no_check_run", extra={"why": str(refused)})
+
+    def _after_loss(self, run_id: UUID) -> None:
+        """Cancelled in the middle: who cancelled may have told the issue before our pull request was there."""
+        with self.store.transaction() as session:
+            run = session.get_one(Run, run_id)
+        if run.state in (RunState.FAILED, RunState.CANCELLED):
+            self._tell_end(run)
+
+    def _hand_on(self, lease: Lease, reason: str) -> None:
+        """Another worker goes on, after the sweep announced it; that is no failure of GitHub's."""
+        log.info("deliver_handed_on")
+        with suppress(LeaseLost), self.store.transaction() as session:
+            states.hand_back_stage(session, lease, reason=reason, wait=0.0, counts=False)
+
     def _tell_end(self, run: Run) -> None:
         """A failed or cancelled run says so in the status comment; trying twice shows the same text."""
-        body = texts.status(
-            run.issue_number,
-            run.id,
-            f"{run.state.value}: {texts.inline(run.reason or '')}",
-            [self._read(run.id).footer],
-        )
+        headline = f"{run.state.value}: {texts.inline(run.reason or '')}"
+        footer = self._read(run.id).footer
         try:
             forge = self.forges.open(run.repository, run.installation_id)
+            left = after_the_end(forge, self.store, run) if run.outcome in WITH_PULL_REQUEST else []
+            body = texts.status(run.issue_number, run.id, headline, [*left, footer])
             set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"why": str(error)})

@@ -5,17 +5,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from worker import logs, wakes
-from worker.errors import ForgeUnavailable, Permanent, Transient
-from worker.runs import budgets, quarantine, queue_position, requests, setups
-from worker.runs.requests import IssueRequest
+from worker.errors import ForgeRefused, ForgeUnavailable, Permanent, ShuttingDown, Transient
+from worker.heartbeat import Heartbeat
+from worker.holding import Work
+from worker.runs import budgets, pausing, quarantine, queue_position, requests, setups
+from worker.runs.requests import IssueRequest, StopRequest
 from worker.stages import config, large_files, texts
 from worker.stages.layer import needed
 from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
 from worker.stages.status import set_status
-from worker.store.models import Delivery, DeliveryState, Run
+from worker.store.models import Delivery, DeliveryState, Run, RunState
 from worker.store.session import Store, after_commit
 
 log = logging.getLogger(__name__)
@@ -33,6 +36,10 @@ class Refused(Exception):
         self.tell = tell
 
 
+class Changed(Exception):
+    """The issue was closed, or the like, while we looked at it."""
+
+
 def entitled(forge: Forge, request: IssueRequest) -> None:
     """Only people who can write to the repository start runs. Any doubt refuses."""
     if request.sender_type == "Bot":
@@ -40,6 +47,28 @@ def entitled(forge: Forge, request: IssueRequest) -> None:
     permission = forge.permission(request.sender)
     if permission not in ENTITLED:
         raise Refused(f"{request.sender} has {permission} permission here; starting a run needs write")
+
+
+def ended(forge: Forge, request: StopRequest) -> None:
+    """What the event said has to be so now: an issue that was opened again, or a label that is back, stops nothing."""
+    if request.ending == "unlabeled" and (
+        request.sender_type == "Bot" or request.sender.casefold() == forge.login().casefold()
+    ):
+        raise Refused("bots stop nothing by taking the label off")
+    try:
+        issue = forge.issue(request.issue_number)
+    except ForgeRefused:
+        return  # deleted, transferred, or no longer ours to see
+    there = {name.strip().casefold() for name in issue.labels}
+    still = {
+        "closed": issue.state == "open",
+        "locked": not issue.locked,
+        "unlabeled": request.label.strip().casefold() in there,
+        "deleted": True,
+        "transferred": True,
+    }
+    if still[request.ending]:
+        raise Refused(f"the issue is no longer {request.ending}")
 
 
 def touchable(repository: RepositoryInfo, issue: Issue) -> None:
@@ -59,6 +88,7 @@ class Intake:
     """The task body of `intake`. Runs on the `default` worker, the only one that holds GitHub's credentials."""
 
     store: Store
+    heartbeat: Heartbeat
     forges: Forges
     repositories: Repositories
     send: Callable[[wakes.Wake], None]
@@ -67,32 +97,66 @@ class Intake:
 
     def __call__(self) -> None:
         """Handle received deliveries until none is left; several workers may do so side by side."""
-        while True:
-            with self.store.transaction() as session:
-                delivery = requests.claim_delivery(session, seconds=CLAIM_SECONDS)
-            if delivery is None:
-                return
-            with logs.bound(delivery_id=delivery.id):
-                self._handle(delivery)
+        with self.heartbeat.watch("intake", seconds=CLAIM_SECONDS) as work:
+            while not work.cancel.is_set():
+                with self.store.transaction() as session:
+                    delivery = requests.claim_delivery(session, seconds=CLAIM_SECONDS)
+                if delivery is None:
+                    return
+                work.restart(CLAIM_SECONDS)
+                with logs.bound(delivery_id=delivery.id):
+                    self._handle(delivery, work)
 
-    def _handle(self, delivery: Delivery) -> None:
+    def _handle(self, delivery: Delivery, work: Work) -> None:
         if delivery.request is None:
             self._finish(delivery, DeliveryState.IGNORED, "nothing was asked for")
             return
-        request = IssueRequest.model_validate(delivery.request)
+        request = requests.stored_request(delivery.request)
         try:
-            self._start(delivery, request)
+            if isinstance(request, StopRequest):
+                self._stop(delivery, request)
+            else:
+                self._start_as_it_is(delivery, request, work)
         except Refused as refused:
             self._finish(delivery, DeliveryState.IGNORED, str(refused))
             if refused.tell:
                 self._tell(request, f"not started: {refused}")
+        except ShuttingDown as error:
+            with self.store.transaction() as session:
+                requests.postpone_delivery(session, delivery.id, reason=str(error), seconds=0)
         except Transient as error:
             self._again_or_fail(delivery, error)
         except Permanent as error:
             self._finish(delivery, DeliveryState.IGNORED, str(error))
-            self._tell(request, f"not started: {texts.inline(str(error))}")
+            if isinstance(request, IssueRequest):
+                self._tell(request, f"not started: {texts.inline(str(error))}")
 
-    def _start(self, delivery: Delivery, request: IssueRequest) -> None:
+    def _stop(self, delivery: Delivery, request: StopRequest) -> None:
+        ended(self.forges.open(request.repository, request.installation_id), request)
+        with self.store.transaction() as session:
+            requests.lock_issue(session, request.repository, request.issue_number)
+            stopped = requests.stop(session, request)
+            state = DeliveryState.HANDLED if stopped else DeliveryState.IGNORED
+            reason = None if stopped else "no run is under way"
+            run_id = stopped[0][0] if stopped else None
+            requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
+            for wake in (wakes.deliver(one) for one, now in stopped if now is RunState.CANCELLED):
+                after_commit(session, partial(self.send, wake))
+        log.info("runs_stopped", extra={"count": len(stopped), "ending": request.ending})
+
+    def _start_as_it_is(self, delivery: Delivery, request: IssueRequest, work: Work) -> None:
+        """Start it, or look again where somebody closed the issue (or the like) as we looked at it."""
+        for _ in range(2):
+            try:
+                self._start(delivery, request, work)
+            except Changed:
+                continue
+            return
+        self._start(delivery, request, work)
+
+    def _start(self, delivery: Delivery, request: IssueRequest, work: Work) -> None:
+        with self.store.transaction() as session:
+            began = requests.newest_stop(session, request.repository, request.issue_number)
         forge = self.forges.open(request.repository, request.installation_id)
         repository = forge.repository()
         entitled(forge, request)
@@ -101,6 +165,7 @@ class Intake:
             kept = quarantine.standing(session, request.repository, request.issue_number)
         if kept is not None:
             raise Refused(quarantine.words(kept), tell=True)
+        work.check()
         mirror = self.repositories.fetch(request.repository, repository.clone_url, forge.git_token("read"))
         commit = self.repositories.resolve(mirror, repository.default_branch)
         try:
@@ -109,7 +174,12 @@ class Intake:
             raise Refused(str(error), tell=True) from error
         pointers = large_files.kept_outside(self.repositories, mirror, commit)
         held = setups.HELD if needed(self.repositories, mirror, commit, settings) else None
+        work.check()
         with self.store.transaction() as session:
+            # A stop that arrived since found no run to stop. The lock orders us before it, or after.
+            requests.lock_issue(session, request.repository, request.issue_number)
+            if requests.newest_stop(session, request.repository, request.issue_number) != began:
+                raise Changed
             run_id, created = requests.start(
                 session,
                 request,
@@ -134,14 +204,12 @@ class Intake:
         """The run exists either way; `deliver` finds or makes the comment, should this fail."""
         with self.store.transaction() as session:
             run = session.get_one(Run, run_id)
+            paused = [texts.paused(pause) for pause in pausing.pauses(session, repository=request.repository)]
             held = budgets.held(session, run)
-            wait = queue_position.told(session, run) if held is None else None
-        if held is not None:
-            details = [held, *details]
-        elif wait is not None:
-            details = [f"In the queue: {wait}.", *details]
+            wait = queue_position.told(session, run) if held is None and not paused else None
+        queue = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
         headline = f"queued for {self.profile}, asked for by @{request.sender}."
-        body = texts.status(request.issue_number, run_id, headline, details)
+        body = texts.status(request.issue_number, run_id, headline, [*paused, *queue, *details])
         try:
             comment = set_status(forge, request.issue_number, body)
         except (Transient, Permanent) as error:
@@ -152,7 +220,7 @@ class Intake:
             if still is not None:
                 still.status_comment_id = comment.id
 
-    def _tell(self, request: IssueRequest, headline: str) -> None:
+    def _tell(self, request: IssueRequest | StopRequest, headline: str) -> None:
         try:
             forge = self.forges.open(request.repository, request.installation_id)
             set_status(forge, request.issue_number, texts.status(request.issue_number, None, headline))

@@ -11,8 +11,8 @@ from decimal import Decimal
 
 from agent.errors import Cancelled, LimitsExceeded
 from agent.types import Limits, Price, Step, Usage
-from worker.errors import LeaseLost, Transient
-from worker.heartbeat import Holding
+from worker.errors import LeaseLost, Paused, ShuttingDown, Transient
+from worker.holding import Holding
 from worker.runs import budgets, ledger
 from worker.runs.budgets import Amount, DayLimits, Limited, Refusal
 from worker.store.money import Scope
@@ -22,17 +22,17 @@ from worker.store.session import Store
 APPROXIMATE = 1.5
 
 
-class ShuttingDown(Transient):
-    """This worker is asked to stop; the run goes on elsewhere."""
-
-
 class NoRoom(Transient):
     """A budget has no room for the run's first call: it waits in the queue, and no attempt is counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LeasedJournal:
-    """Writes a trajectory to the store under its lease. Three short transactions a step; none is open in between."""
+    """Writes a trajectory to the store under its lease. Three short transactions a step; none is open in between.
+
+    A shutdown or a pause lets a step that was begun end. A step that was broken off (the grace is over, a deadline) is
+    not kept, as though it had not begun; what its model call cost is.
+    """
 
     store: Store
     holding: Holding
@@ -45,13 +45,18 @@ class LeasedJournal:
     days: DayLimits = field(default_factory=DayLimits)
     patience: float = 30.0
     """Seconds that a call waits for money that other calls have set aside and may not need."""
+    _in_step: threading.Event = field(default_factory=threading.Event, init=False)
 
     def checkpoint(self) -> None:
         self.holding.check()
         if self.holding.cancelled_by is not None:
             raise Cancelled(f"cancelled by {self.holding.cancelled_by}")
+        if self._in_step.is_set():
+            return
         if self.stopping.is_set():
             raise ShuttingDown("the worker is shutting down")
+        if self.holding.call_back:
+            raise Paused("given back: paused")
 
     @contextmanager
     def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> Iterator[None]:
@@ -86,6 +91,7 @@ class LeasedJournal:
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         self.holding.check()
+        self._in_step.set()
         with self.store.transaction() as session:
             ledger.book(
                 session,
@@ -103,3 +109,4 @@ class LeasedJournal:
         self.holding.check()
         with self.store.transaction() as session:
             ledger.record_step(session, self.holding.lease, step)
+        self._in_step.clear()

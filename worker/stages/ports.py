@@ -18,6 +18,8 @@ from pydantic import Field, SecretStr
 from agent.protocols import Mount
 from agent.types import Frozen, Patch
 
+Conclusion = Literal["success", "neutral"]
+
 
 class Issue(Frozen):
     """An issue as the forge shows it now."""
@@ -59,9 +61,23 @@ class PullRequestRef(Frozen):
     body: str
 
 
+class CheckRun(Frozen):
+    """What a commit shows of us. `external_id` is ours: it is found by it."""
+
+    id: int
+    name: str
+    head: str
+    external_id: str
+    conclusion: str
+
+
 class Forge(Protocol):
     """One repository's side of GitHub, for one installation. Nothing here repeats a write blindly: callers find
-    what they wrote before by its marker (`find_comment`, `find_pull_request`) and edit it."""
+    what they wrote before by its marker (`find_comment`, `find_pull_request`, `find_check_run`); adding or removing a
+    label twice is the same as once."""
+
+    def login(self) -> str:
+        """Under which name GitHub shows what we write."""
 
     def repository(self) -> RepositoryInfo: ...
 
@@ -83,6 +99,22 @@ class Forge(Protocol):
     def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef: ...
 
     def edit_pull_request(self, number: int, *, title: str, body: str) -> PullRequestRef: ...
+
+    def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
+        """Closed without merging, with `body` saying why; closing a closed one only changes its body."""
+
+    def add_label(self, number: int, label: str) -> None: ...
+
+    def remove_label(self, number: int, label: str) -> None:
+        """Also when the issue does not have it."""
+
+    def find_check_run(self, head: str, name: str, external_id: str) -> CheckRun | None:
+        """Ours on the commit `head`. ForgeRefused where check runs can't be had (a plain token, no permission)."""
+
+    def create_check_run(
+        self, *, head: str, name: str, external_id: str, conclusion: Conclusion, title: str, summary: str
+    ) -> CheckRun:
+        """A completed one; ForgeRefused as above."""
 
     def git_token(self, access: Literal["read", "write"]) -> SecretStr:
         """A token for git over HTTP, for this repository alone where the authentication can narrow it."""

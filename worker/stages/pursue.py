@@ -14,15 +14,16 @@ from sqlalchemy.orm import Session
 
 from agent.types import ExitStatus
 from worker import logs, wakes
-from worker.errors import LeaseLost, ModelUnavailable, Permanent, Transient
+from worker.errors import LeaseLost, ModelUnavailable, Paused, Permanent, ShuttingDown, Transient
 from worker.gates import Gate, TokenGate
-from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.heartbeat import Heartbeat, owner_name
+from worker.holding import Holding
 from worker.runs import ledger, setups, states
 from worker.runs.budgets import DayLimits
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
 from worker.stages.config import RepositoryConfig
-from worker.stages.journal import LeasedJournal, NoRoom, ShuttingDown
+from worker.stages.journal import LeasedJournal, NoRoom
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.resume import Resumption
@@ -33,6 +34,7 @@ from worker.store.session import Store, after_commit
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
+MARGIN_SECONDS = 300.0  # for a workspace, the patch and the store, besides what the agent itself may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,9 @@ class Pursue:
         lease = self._claim(wake_another=wake_another)
         if lease is None:
             return False
-        with logs.bound(run_id=lease.run_id), self.heartbeat.hold(lease) as holding:
+        allowed = self.solver.limits.wall_seconds + MARGIN_SECONDS
+        held = self.heartbeat.hold(lease, stage="pursue", seconds=allowed)
+        with logs.bound(run_id=lease.run_id), held as holding:
             return self._pursue(lease, holding)
 
     def _claim(self, *, wake_another: bool) -> Lease | None:
@@ -132,6 +136,8 @@ class Pursue:
                 tokenizer=model.tokenizer,
                 isolation=self.solver.sandbox.isolation,
             )
+        if run.cancel_requested is not None:  # asked for while nobody held it
+            holding.cancelled(run.cancel_requested)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
         task = self.solver.task(
             git_dir,
@@ -168,6 +174,7 @@ class Pursue:
     def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
         result = attempt.result
         if result.exit_status is ExitStatus.CANCELLED:
+            holding.check()  # a shutdown or a deadline is no end of the run
             by = holding.cancelled_by
             reason = f"cancelled by {by}" if by else result.reason
             with self.store.transaction() as session:
@@ -177,6 +184,12 @@ class Pursue:
             return
         with self.store.transaction() as session:
             ledger.record_patch(session, lease, attempt.patch)
+            run = session.get_one(Run, lease.run_id, with_for_update=True)
+            if run.cancel_requested is not None:  # it came as the agent ended
+                reason = f"cancelled by {run.cancel_requested}"
+                states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=reason)
+                self._tell(session, lease)
+                return
             states.advance(
                 session,
                 lease,
@@ -201,14 +214,19 @@ class Pursue:
             log.warning("lease_lost")
 
     def _give_back(self, lease: Lease, error: Transient) -> None:
-        """Back to the queue with the reason visible. No attempt is counted for a shutdown, a model that is down, or a
-        budget without room."""
+        """Back to the queue with the reason visible. No attempt is counted for a shutdown, a pause, a model that is
+        down or a budget without room."""
         log.warning("run_given_back", extra={"why": str(error)})
-        free = isinstance(error, ModelUnavailable | ShuttingDown | NoRoom)
-        wait = 0.0 if isinstance(error, ShuttingDown) else RETRY_SECONDS
+        free = isinstance(error, ModelUnavailable | ShuttingDown | Paused | NoRoom)
+        wait = 0.0 if isinstance(error, ShuttingDown | Paused) else RETRY_SECONDS
         try:
             with self.store.transaction() as session:
                 run = session.get_one(Run, lease.run_id)
+                if run.cancel_requested is not None:
+                    reason = f"cancelled by {run.cancel_requested}"
+                    states.advance(session, lease, RunState.CANCELLED, reason=reason)
+                    self._tell(session, lease)
+                    return
                 if not free and run.attempt + 1 >= run.max_attempts:
                     reason = ledger.clean(f"given up after {run.max_attempts} attempts: {error}")
                     states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)

@@ -14,7 +14,9 @@ from uuid import UUID
 
 from agent.protocols import ExecResult, ExecStatus, Sandbox, SandboxLimits, SandboxSpec
 from worker import logs, wakes
-from worker.errors import Permanent, Transient
+from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
+from worker.heartbeat import Heartbeat
+from worker.holding import Work
 from worker.runs import setups
 from worker.stages import config, setup_plan
 from worker.stages.config import RepositoryConfig
@@ -27,6 +29,7 @@ from worker.store.session import Store, after_commit
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
+MARGIN_SECONDS = 300.0  # for workspaces and keeping the layer, besides what the set-up itself may take
 WATCH_SECONDS = 0.05
 KEPT_LOG = 12_000  # characters of a failed set-up's output: its tail, where the error is
 SETUP_LIMITS = SandboxLimits(memory_bytes=8 << 30, file_bytes=4 << 30, processes=1024)
@@ -64,10 +67,12 @@ class Builder:
     limits: SandboxLimits = field(default_factory=lambda: SETUP_LIMITS)
 
     def ensure(
-        self, git_dir: Path, repository: str, commit: str, settings: RepositoryConfig
+        self, git_dir: Path, repository: str, commit: str, settings: RepositoryConfig, work: Work | None = None
     ) -> tuple[str | None, Layered]:
         """The layer's key (None: none is needed), and how it comes that it is there; `busy`: somebody else is making
-        it now. SetUpFailed when it can't be made, or could not a short while ago; service errors propagate."""
+        it now. SetUpFailed when it can't be made, or could not a short while ago; service errors propagate, and so
+        does what interrupts `work`."""
+        work = work or Work("setup")
         plan = needed(self.repositories, git_dir, commit, settings)
         if plan is None:
             return None, "found"
@@ -83,17 +88,20 @@ class Builder:
             if (before := self.layers.failed(key)) is not None:  # asked under the maker's lock: not twice at once
                 raise SetUpFailed(before.reason, before.log, remembered=True)
             try:
-                self._make(draft, plan, git_dir, commit, settings.setup_timeout_seconds)
+                self._make(draft, plan, git_dir, commit, settings.setup_timeout_seconds, work)
             except SetUpFailed as failed:
                 draft.fail(FailedSetUp(reason=str(failed), log=failed.log))
                 raise
         return key, "made"
 
-    def _make(self, draft: LayerDraft, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float) -> None:
+    def _make(
+        self, draft: LayerDraft, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float, work: Work
+    ) -> None:
         started = time.monotonic()
         with self.egress.open() as way:
-            result, suspected = self._run(draft, way, plan, git_dir, commit, timeout)
+            result, suspected = self._run(draft, way, plan, git_dir, commit, timeout, work)
             blocked = way.blocked
+        work.check()
         log.info(
             "set_up",
             extra={
@@ -120,7 +128,14 @@ class Builder:
             raise SetUpFailed(str(error), told) from error
 
     def _run(
-        self, draft: LayerDraft, way: WayOut, plan: setup_plan.Plan, git_dir: Path, commit: str, timeout: float
+        self,
+        draft: LayerDraft,
+        way: WayOut,
+        plan: setup_plan.Plan,
+        git_dir: Path,
+        commit: str,
+        timeout: float,
+        work: Work,
     ) -> tuple[ExecResult, bool]:
         inside = draft.mount.target
         env = {
@@ -145,28 +160,30 @@ class Builder:
             )
         )
         try:
-            with watched(draft) as suspected:
+            with watched(draft, work.cancel) as suspected:
                 argv = way.command(["bash", "-c", plan.script])
-                result = session.exec(argv, timeout=timeout, max_output=8 << 20, cancel=suspected)
+                result = session.exec(argv, timeout=timeout, max_output=8 << 20, cancel=work.cancel)
         finally:
             session.close()
         return result, suspected.is_set()
 
 
 @contextmanager
-def watched(draft: LayerDraft) -> Iterator[threading.Event]:
-    """Set once the draft is suspected of holding too much."""
+def watched(draft: LayerDraft, cancel: threading.Event) -> Iterator[threading.Event]:
+    """Set, and `cancel` with it, once the draft is suspected of holding too much."""
     suspected, over = threading.Event(), threading.Event()
 
     def watch() -> None:
         try:
             while not over.wait(WATCH_SECONDS):
                 if draft.suspect:
-                    suspected.set()
-                    return
+                    break
+            else:
+                return
         except Exception:  # a set-up that nobody watches is ended
             log.exception("layer_not_watched")
-            suspected.set()
+        suspected.set()
+        cancel.set()
 
     thread = threading.Thread(target=watch, name="layer-size", daemon=True)
     thread.start()
@@ -207,6 +224,7 @@ class SetUp:
     """The task body of `setup`."""
 
     store: Store
+    heartbeat: Heartbeat
     builder: Builder
     repositories: Repositories
     send: Callable[[wakes.Wake], None]
@@ -216,9 +234,15 @@ class SetUp:
             run = setups.waiting(session, run_id)
         if run is None:
             return
-        with logs.bound(run_id=run_id):
+        allowed = config.RepositoryConfig.model_validate(run.repository_config).setup_timeout_seconds + MARGIN_SECONDS
+        watched = self.heartbeat.watch(
+            "setup", run_id=run_id, seconds=allowed, wanted=lambda session: setups.wanted(session, run.repository)
+        )
+        with logs.bound(run_id=run_id), watched as work:
             try:
-                self._set_up(run)
+                self._set_up(run, work)
+            except (LeaseLost, ShuttingDown) as error:
+                self._leave(run_id, error)
             except SetUpFailed as failed:
                 log.warning("set_up_failed", extra={"why": str(failed)})
                 self._conclude(run, failed)
@@ -228,10 +252,10 @@ class SetUp:
                 log.exception("set_up_crashed")
                 self._postpone(run_id, f"internal error: {type(error).__name__}: {error}")
 
-    def _set_up(self, run: Run) -> None:
+    def _set_up(self, run: Run, work: Work) -> None:
         git_dir = self.repositories.mirror(run.repository)
         settings = config.RepositoryConfig.model_validate(run.repository_config)
-        key, layered = self.builder.ensure(git_dir, run.repository, run.base_commit, settings)
+        key, layered = self.builder.ensure(git_dir, run.repository, run.base_commit, settings, work)
         if layered == "busy":
             return  # whoever makes it announces the others; and the sweep asks again
         with self.store.transaction() as session:
@@ -253,6 +277,12 @@ class SetUp:
             others = () if remembered else queries.due_setups(session, setups.HELD, repository=run.repository)
         for other in others:
             self.send(wakes.setup(other))
+
+    def _leave(self, run_id: UUID, error: LeaseLost | ShuttingDown) -> None:
+        """Nobody waits for it any more, or another worker is to make it: it still waits, and that is no attempt."""
+        log.info("set_up_left", extra={"why": str(error)})
+        if isinstance(error, ShuttingDown):
+            self.send(wakes.setup(run_id))
 
     def _postpone(self, run_id: UUID, reason: str) -> None:
         log.warning("set_up_postponed", extra={"why": reason})

@@ -9,6 +9,7 @@ from uuid import UUID
 from agent.evidence import Verdict
 from agent.hygiene import is_test_path
 from agent.types import Evidence, Outcome, Patch, Usage
+from worker.runs.pausing import Pause
 
 LIMIT = 60_000  # characters; GitHub cuts at 65,536
 
@@ -45,6 +46,12 @@ def status(issue_number: int, run_id: UUID | None, headline: str, details: Seque
         parts.append(run_marker(run_id))
     parts += [f"**devstral-fix**: {headline}", *details]
     return "\n\n".join(parts)[:LIMIT]
+
+
+def paused(pause: Pause) -> str:
+    """Why nothing happens; a person's words as code."""
+    what = "" if pause.everything else " for this repository"
+    return f"Paused{what} by {inline(pause.requested_by, 100)}" + (f": {inline(pause.reason)}" if pause.reason else "")
 
 
 def accounting(usage: Usage, cost: Decimal, *, calls: int, model: str, tokenizer: str, isolation: str) -> str:
@@ -111,6 +118,17 @@ def pull_request_body(
         footer,
     ]
     return "\n\n".join(parts)[:LIMIT]
+
+
+def noted(body: str, note: str) -> str:
+    """A body with a note behind its first line, which is its marker; with the note already there, the same."""
+    marker, _, rest = body.partition("\n")
+    return body if rest.lstrip().startswith(note) else f"{marker}\n\n{note}\n\n{rest.lstrip()}"[:LIMIT]
+
+
+def check_summary(*, verdict: Verdict, evidence: Sequence[Evidence], footer: str) -> str:
+    """What the check run on the delivered commit shows."""
+    return "\n\n".join([verdict.reason, evidence_table(evidence), footer])[:LIMIT]
 
 
 def commit_message(*, issue_title: str, issue_number: int, run_id: UUID) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -12,8 +13,9 @@ from agent.evidence import Verdict
 from agent.hygiene import check
 from agent.types import Evidence, Outcome
 from worker import logs, wakes
-from worker.errors import LeaseLost, Permanent, Transient
-from worker.heartbeat import Heartbeat, Holding, owner_name
+from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
+from worker.heartbeat import Heartbeat, owner_name
+from worker.holding import Holding
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages.config import RepositoryConfig
@@ -27,6 +29,7 @@ from worker.store.session import Store, after_commit
 log = logging.getLogger(__name__)
 
 RETRY_SECONDS = 30.0
+MARGIN_SECONDS = 300.0  # for workspaces and the store, besides what the tests themselves may take
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +49,15 @@ class Verify:
             lease = states.claim_stage(session, run_id, "verify", owner=owner_name(), seconds=self.lease_seconds)
         if lease is None:
             return
-        with logs.bound(run_id=run_id), self.heartbeat.hold(lease) as holding:
+        with logs.bound(run_id=run_id), self.heartbeat.hold(lease, stage="verify") as holding:
             try:
                 self._verify(lease, holding)
             except LeaseLost as lost:
                 log.warning("lease_lost", extra={"why": str(lost)})
             except LayerMissing as missing:
                 self._wait_for_setup(lease, str(missing))
+            except ShuttingDown as error:
+                self._hand_on(lease, str(error))
             except Transient as error:
                 self._again_or_fail(lease, str(error))
             except Permanent as error:
@@ -68,6 +73,7 @@ class Verify:
         assert row is not None, "a concluded run has a patch, be it empty"
         assert run.exit_status is not None
         settings = RepositoryConfig.model_validate(run.repository_config)
+        holding.limit(3 * settings.test_timeout_seconds + MARGIN_SECONDS)
         patch = ledger.stored_patch(row)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
         refused = check(patch, settings.hygiene, existing=self.repositories.list_files(git_dir, patch.base_commit))
@@ -104,6 +110,13 @@ class Verify:
                 after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
         except LeaseLost:
             log.warning("lease_lost")
+
+    def _hand_on(self, lease: Lease, reason: str) -> None:
+        """Another worker takes the evidence anew; that is no attempt."""
+        log.info("verify_handed_on")
+        with suppress(LeaseLost), self.store.transaction() as session:
+            states.hand_back_stage(session, lease, reason=reason, wait=0.0, counts=False)
+            after_commit(session, lambda: self.send(wakes.verify(lease.run_id)))
 
     def _again_or_fail(self, lease: Lease, reason: str) -> None:
         log.warning("verify_postponed", extra={"why": reason})

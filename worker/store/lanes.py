@@ -31,6 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Mapped, Session, aliased, mapped_column
 
+from worker.store import switches
 from worker.store.backoff import next_announcement
 from worker.store.base import Base
 from worker.store.models import Run, RunState
@@ -101,6 +102,7 @@ def run_conditions() -> list[ColumnElement[bool]]:
         Run.held_reason.is_(None),
         or_(Run.not_before.is_(None), Run.not_before <= func.now()),
         may_start(),
+        switches.allow(),
     ]
 
 

@@ -11,10 +11,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
 
-from worker.store import trajectories
+from worker.store import switches, trajectories
 from worker.store.backoff import next_announcement
 from worker.store.base import Base
 from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState
+from worker.store.operations import Push
 
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]
 
@@ -65,6 +66,7 @@ def due_stages(session: Session, *, limit: int = 200) -> Sequence[tuple[UUID, bo
             Run.state == RunState.CONCLUDED,
             Run.held_reason.is_(None),
             Run.lease_owner.is_(None),
+            switches.announced(),
             Run.publish_after <= func.now(),
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
             or_(Run.deliver_after.is_(None), Run.deliver_after <= func.now()),
@@ -132,6 +134,20 @@ def evidence(session: Session, run_id: UUID) -> Sequence[Evidence]:
 
 def pull_request(session: Session, repository: str, branch: str) -> PullRequest | None:
     return session.scalar(select(PullRequest).where(PullRequest.repository == repository, PullRequest.branch == branch))
+
+
+def pushed_heads(session: Session, repository: str, branch: str) -> frozenset[str]:
+    """The commits that this service made for a branch."""
+    noted = select(Push.commit).where(Push.repository == repository, Push.branch == branch)
+    delivered = select(PullRequest.head_commit).where(
+        PullRequest.repository == repository, PullRequest.branch == branch
+    )
+    return frozenset(session.scalars(noted.union(delivered)))
+
+
+def note_push(session: Session, **values: Any) -> None:
+    """Remember a commit that is about to be pushed."""
+    session.execute(insert(Push).values(**values).on_conflict_do_nothing())
 
 
 def upsert_pull_request(session: Session, **values: Any) -> None:

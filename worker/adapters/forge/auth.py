@@ -19,6 +19,8 @@ from worker.errors import SettingsError
 
 _RENEW_BEFORE = timedelta(minutes=5)  # a push or a page of requests must not meet the end of its token
 API_PERMISSIONS = {"contents": "read", "issues": "write", "metadata": "read", "pull_requests": "write"}
+# A token of its own: asking for a permission that an installation did not grant refuses the whole token.
+CHECKS_PERMISSIONS = {"checks": "write", "metadata": "read"}
 
 
 class Identity(Protocol):
@@ -28,6 +30,9 @@ class Identity(Protocol):
         """Under which name GitHub shows what we write."""
 
     def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth: ...
+
+    def checks_auth(self, repository: str, installation_id: int | None) -> Auth.Auth | None:
+        """For check runs, which an App alone may write; None when there is none."""
 
     def git_token(
         self, repository: str, installation_id: int | None, access: Literal["read", "write"]
@@ -54,6 +59,9 @@ class TokenIdentity:
 
     def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth:  # noqa: ARG002
         return Auth.Token(self._token.get_secret_value())
+
+    def checks_auth(self, repository: str, installation_id: int | None) -> Auth.Auth | None:  # noqa: ARG002
+        return None
 
     def git_token(self, repository: str, installation_id: int | None, access: Literal["read", "write"]) -> SecretStr:  # noqa: ARG002
         return self._token
@@ -87,6 +95,9 @@ class AppIdentity:
 
     def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth:
         return _Renewed(lambda: self._token(repository, installation_id, API_PERMISSIONS))
+
+    def checks_auth(self, repository: str, installation_id: int | None) -> Auth.Auth | None:
+        return _Renewed(lambda: self._token(repository, installation_id, CHECKS_PERMISSIONS))
 
     def git_token(self, repository: str, installation_id: int | None, access: Literal["read", "write"]) -> SecretStr:
         return self._token(repository, installation_id, {"contents": access, "metadata": "read"})

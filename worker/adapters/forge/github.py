@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 import github
+from github import Github
+from github.CheckRun import CheckRun as GitHubCheckRun
 from github.IssueComment import IssueComment
 from github.NamedUser import NamedUser
 from github.Organization import Organization
@@ -19,7 +21,7 @@ from worker.adapters.forge.auth import AppIdentity, Identity, TokenIdentity
 from worker.adapters.forge.border import translated
 from worker.adapters.forge.client import ClientOptions, connect
 from worker.errors import ForgeRefused
-from worker.stages.ports import Comment, Forge, Issue, PullRequestRef, RepositoryInfo
+from worker.stages.ports import CheckRun, Comment, Conclusion, Forge, Issue, PullRequestRef, RepositoryInfo
 
 _NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*/(?!\.{1,2}$)[A-Za-z0-9._-]+")
 _ROLES = ("admin", "maintain", "write", "triage", "read", "none")
@@ -61,6 +63,10 @@ class GitHubForge:
         self._options = options
         self._client = connect(identity.api_auth(repository, installation_id), options)
         self._repo = self._client.get_repo(repository)
+        self._checks: Github | None = None
+
+    def login(self) -> str:
+        return self._identity.login()
 
     def repository(self) -> RepositoryInfo:
         with translated(f"read {self._name}"):
@@ -142,6 +148,59 @@ class GitHubForge:
             pull.edit(title=text.title(title), body=text.body(body))
             return _pull(pull)
 
+    def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
+        with translated(f"close pull request {self._name}#{number}"):
+            pull = self._repo.get_pull(number)
+            pull.edit(state="closed", body=text.body(body))
+            return _pull(pull)
+
+    def add_label(self, number: int, label: str) -> None:
+        with translated(f"label {self._name}#{number}"):
+            self._repo.get_issue(number).add_to_labels(label)
+
+    def remove_label(self, number: int, label: str) -> None:
+        with translated(f"take a label off {self._name}#{number}"):
+            issue = self._repo.get_issue(number)
+            try:
+                issue.remove_from_labels(label)
+            except github.UnknownObjectException:
+                if any(there.name.casefold() == label.casefold() for there in issue.get_labels()):
+                    raise
+
+    def find_check_run(self, head: str, name: str, external_id: str) -> CheckRun | None:
+        with translated(f"list the check runs of {self._name}@{head[:12]}"):
+            commit = self._for_checks().get_repo(self._name).get_commit(head)
+            for found in commit.get_check_runs(check_name=name, filter="all"):
+                if found.external_id == external_id:
+                    return _check(found)
+        return None
+
+    def create_check_run(
+        self, *, head: str, name: str, external_id: str, conclusion: Conclusion, title: str, summary: str
+    ) -> CheckRun:
+        with translated(f"make a check run on {self._name}@{head[:12]}"):
+            made = (
+                self._for_checks()
+                .get_repo(self._name)
+                .create_check_run(
+                    name,
+                    head,
+                    external_id=external_id,
+                    status="completed",
+                    conclusion=conclusion,
+                    output={"title": text.title(title), "summary": text.body(summary)},
+                )
+            )
+            return _check(made)
+
+    def _for_checks(self) -> Github:
+        if self._checks is None:
+            auth = self._identity.checks_auth(self._name, self._installation_id)
+            if auth is None:
+                raise ForgeRefused("check runs are for Apps alone")
+            self._checks = connect(auth, self._options)
+        return self._checks
+
     def git_token(self, access: Literal["read", "write"]) -> SecretStr:
         return self._identity.git_token(self._name, self._installation_id, access)
 
@@ -156,6 +215,16 @@ def _author(user: NamedUser | Organization | None) -> str:
 
 def _comment(comment: IssueComment) -> Comment:
     return Comment(id=comment.id, body=comment.body or "", url=comment.html_url, author=_author(comment.user))
+
+
+def _check(check: GitHubCheckRun) -> CheckRun:
+    return CheckRun(
+        id=check.id,
+        name=check.name,
+        head=check.head_sha,
+        external_id=check.external_id or "",
+        conclusion=check.conclusion or "",
+    )
 
 
 def _pull(pull: PullRequest) -> PullRequestRef:

@@ -80,6 +80,9 @@ class BareRepositories:
         found = _git(self.path(full_name), "rev-parse", "--quiet", "--verify", f"refs/heads/{branch}", check=False)
         return None if found is None else found.decode().strip()
 
+    def has_commit(self, full_name: str, commit: str) -> bool:
+        return _git(self.path(full_name), "cat-file", "-e", f"{commit}^{{commit}}", check=False) is not None
+
     def tree(self, full_name: str, branch: str) -> str | None:
         """The tree id of a branch's newest commit."""
         found = _git(self.path(full_name), "rev-parse", "--quiet", "--verify", f"{branch}^{{tree}}", check=False)

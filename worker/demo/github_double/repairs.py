@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from worker.demo.github_double.faults import Traffic
 from worker.demo.github_double.serving import Reply, Request
 
 _PULLS = re.compile(r"^/repos/([^/]+/[^/]+)/pulls$")
+_CHECKS = re.compile(r"^/repos/([^/]+/[^/]+)/check-runs$")
+_CHECKS_OF = re.compile(r"^/repos/([^/]+/[^/]+)/commits/([0-9a-f]{40})/check-runs$")
 _ISSUE = re.compile(r"^/repos/([^/]+/[^/]+)/issues/(\d+)$")
 _ISSUE_KEYS = ("number", "id", "node_id", "title", "body", "state", "locked", "user", "labels", "html_url", "comments")
 
@@ -38,18 +41,41 @@ class Repairs:
         self._as_admin = {"authorization": f"token {admin_token}", "content-type": "application/json"}
         self._repositories = repositories
         self._traffic = traffic
+        self._checks: dict[tuple[str, str], list[Any]] = {}  # what emulate made for commits that it does not know
 
     def before(self, request: Request) -> Reply | None:
         created = _PULLS.match(request.bare_path)
         if request.method == "POST" and created and self._repositories.exists(created[1]):
             return self._refuse_pull(request, created[1])
+        checks = _CHECKS.match(request.bare_path)
+        if request.method == "POST" and checks and self._repositories.exists(checks[1]):
+            head = str(request.json().get("head_sha", ""))
+            if not self._repositories.has_commit(checks[1], head):
+                self._traffic.repaired("create a check run")
+                return Reply.of(422, {"message": f"No commit found for SHA: {head}", "status": "422"})
         return None
 
     def after(self, request: Request, reply: Reply) -> Reply:
         issue = _ISSUE.match(request.bare_path)
         if request.method == "GET" and issue and reply.status == 404:
             return self._pull_as_issue(request, issue[1], issue[2]) or reply
+        checks = _CHECKS.match(request.bare_path)
+        if request.method == "POST" and checks and reply.status == 201:
+            made = _json(reply)
+            self._checks.setdefault((checks[1].lower(), made["head_sha"]), []).append(made)
+        listed = _CHECKS_OF.match(request.bare_path)
+        if request.method == "GET" and listed and reply.status == 404:
+            return self._checks_of(request, listed[1], listed[2]) or reply
         return reply
+
+    def _checks_of(self, request: Request, repository: str, head: str) -> Reply | None:
+        """As "List check runs for a Git reference": emulate does not know commits that were pushed over git."""
+        if not self._repositories.exists(repository) or not self._repositories.has_commit(repository, head):
+            return None
+        self._traffic.repaired("list check runs")
+        name = urllib.parse.parse_qs(urllib.parse.urlsplit(request.path).query).get("check_name", [None])[0]
+        found = [c for c in self._checks.get((repository.lower(), head), []) if name in (None, c["name"])]
+        return Reply.of(200, {"total_count": len(found), "check_runs": found})
 
     def _refuse_pull(self, request: Request, repository: str) -> Reply | None:
         """422 as in "Create a pull request": the branches exist, differ, and have no open pull request yet."""

@@ -1,0 +1,84 @@
+"""The end of a worker process: what runs reaches the end of its step, then is broken off, then is left behind."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable
+
+from worker.errors import ServiceError
+from worker.heartbeat import Heartbeat
+from worker.holding import Holding, Interruption
+from worker.runs import states
+from worker.store.models import Run, RunState
+from worker.store.session import Store
+
+log = logging.getLogger(__name__)
+
+LAST_SECONDS = 8.0  # from the end of the grace until the process ends, whatever still hangs
+HAND_BACK_SECONDS = 4.0
+
+
+class Shutdown:
+    """`begun` is set at the first request: take no more, end at the next step. After `grace` seconds, or at a second
+    request, whatever is in flight is interrupted; a few seconds later the process ends with status 0 all the same."""
+
+    def __init__(self, store: Store, heartbeat: Heartbeat, *, grace: float, last: float = LAST_SECONDS) -> None:
+        self.begun = threading.Event()
+        self._store = store
+        self._heartbeat = heartbeat
+        self._grace = grace
+        self._last = last
+        self._hurry = threading.Event()
+        self._over = threading.Event()
+
+    def room(self) -> bool:
+        """A gate: a process that ends takes no message."""
+        return not self.begun.is_set()
+
+    def when_room(self, action: Callable[[], None]) -> None:
+        """It never comes back."""
+
+    def begin(self) -> None:
+        """May be called by a signal's handler, and again."""
+        if self.begun.is_set():
+            self._hurry.set()
+            return
+        self.begun.set()
+        threading.Thread(target=self._run, name="shutdown", daemon=True).start()
+
+    def done(self) -> None:
+        """Everything ended by itself."""
+        self._over.set()
+        self._hurry.set()
+
+    def _run(self) -> None:
+        self._hurry.wait(self._grace)
+        if self._over.is_set():
+            return
+        held = [work.stage for work in self._heartbeat.held()]
+        log.info("grace_is_over", extra={"interrupted": held})
+        self._heartbeat.interrupt_all()
+        if self._over.wait(self._last):
+            return
+        log.error("alarm_left_behind", extra={"stages": [work.stage for work in self._heartbeat.held()]})
+        threading.Timer(HAND_BACK_SECONDS, os._exit, (0,)).start()  # should the database hang, too
+        self.hand_back()
+        os._exit(0)
+
+    def hand_back(self) -> None:
+        """Runs whose threads did not come back are freed at once: this process writes nothing more."""
+        for work in self._heartbeat.held():
+            if not isinstance(work, Holding) or work.why is Interruption.LOST:
+                continue
+            try:
+                with self._store.transaction() as session:
+                    run = session.get_one(Run, work.lease.run_id)
+                    reason = "its worker was shut down"
+                    if run.state is RunState.RUNNING:
+                        states.advance(session, work.lease, RunState.QUEUED, reason=reason, not_before=None)
+                    else:
+                        states.hand_back_stage(session, work.lease, reason=reason, wait=0.0, counts=False)
+            except ServiceError as error:
+                log.warning("not_handed_back", extra={"run_id": work.run_id, "why": str(error)})
