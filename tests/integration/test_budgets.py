@@ -13,6 +13,7 @@ from sqlalchemy import func, select, text, update
 
 from agent.errors import LimitsExceeded
 from agent.types import Limits, Price, Usage
+from api import views
 from tests.factories import queue_run
 from worker.errors import LeaseLost, ModelUnavailable
 from worker.heartbeat import Holding
@@ -335,3 +336,14 @@ def test_what_a_call_costs_at_least_is_kept_beside_what_it_costs_at_most(store, 
     with store.transaction() as session:
         row = session.scalars(select(Spend)).one()
         assert (row.usd_low, row.usd) == (Decimal("0.002"), Decimal("0.011"))
+
+
+def test_the_api_shows_a_runs_budgets_and_why_it_is_held(store, lease):
+    with store.transaction() as session:
+        waiting = queue_run(session, 2)
+    assert reserve(store, lease, 0, amount("0.02"), everything=CENT) is not None
+    with store.transaction() as session:
+        shown = views.run(session, waiting)
+    assert shown["held_reason"] == "held: today's budget of everything is used up; goes on at 00:00 UTC"
+    limits = {budget["scope"]: (budget["limit_usd"], budget["used_up"]) for budget in shown["budgets"]}
+    assert limits == {"repository": (None, False), "installation": (None, False), "global": (0.01, True)}
