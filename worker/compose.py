@@ -22,6 +22,7 @@ from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BwrapSandbox, ContainerSandbox
 from worker.errors import SettingsError
 from worker.heartbeat import Heartbeat
+from worker.paced import Paced
 from worker.queue import Publisher
 from worker.settings import EXAMPLES, PREFIX, SandboxBackend, Settings
 from worker.stages.attempt import Solver
@@ -125,7 +126,11 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
     with ExitStack() as stack:
         store = Store(settings.need("database_url"))
         stack.callback(store.close)
-        app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
+        app = queue.make_app(
+            settings.need("redis_url"),
+            sweep_seconds=settings.sweep_seconds,
+            visibility_seconds=settings.visibility_seconds,
+        )
         publisher = Publisher(app)
         stack.callback(publisher.close)
         heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
@@ -153,7 +158,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     repositories=repositories,
                     lease_seconds=lease,
                 ),
-                wakes.SWEEP: Sweep(store=store, send=send),
+                wakes.SWEEP: Paced(Sweep(store=store, send=send), settings.sweep_seconds / 2),
             }
             queues, slots = (wakes.DEFAULT,), 4
         else:

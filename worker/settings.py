@@ -87,6 +87,9 @@ class Settings(BaseSettings):
         default=None,
         description="path in every control group hierarchy where groups may be made, such as a delegated one",
     )
+    visibility_seconds: float = Field(
+        default=7200, gt=0, description="Redis hands out a message again that was not acknowledged for so long"
+    )
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 
     @model_validator(mode="before")
