@@ -47,9 +47,11 @@ def main() -> int:
     parser.add_argument("--soak", type=float, default=None, metavar="SECONDS", help="the soak alone")
     parser.add_argument("--runs", type=int, default=None, help="of the soak")
     parser.add_argument("--seed", type=int, default=None, help="of the soak")
+    parser.add_argument("--patience", type=float, default=1.0, help="multiplies every limit, for a busy machine")
     parser.add_argument("--keep", action="store_true", help="keep the directory with the logs")
     arguments = parser.parse_args()
     processes.adopt_orphans()
+    processes.be_patient(arguments.patience)
     root = Path(tempfile.mkdtemp(prefix="devstral-fix-faults-"))
     root.chmod(0o711)
     tally, started = Tally(), time.monotonic()
@@ -76,9 +78,8 @@ def run(arguments: argparse.Namespace, root: Path, tally: Tally) -> None:
         table(root, tally, chosen)
     if arguments.without is not None or (not alone and arguments.only is None):
         names = [arguments.without] if arguments.without else removal.NAMES
-        print(
-            "\nDefences taken away, one at a time: the row that turns red\nwithout | fault | proof | lost | doubled | verdict"
-        )
+        print("\nDefences taken away, one at a time: the row that turns red for it")
+        print("without | fault | proof | lost | doubled | verdict")
         tally.show(removal.remove(root, names))
     if alone or (arguments.without is None and arguments.only is None):
         runs = arguments.runs or (60 if arguments.short else 300)

@@ -18,6 +18,15 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 _LIBC = ctypes.CDLL(None)
 
 
+patience = 1.0
+"""Every limit of a wait is multiplied by this; `--patience` raises it on a machine with other work to do."""
+
+
+def be_patient(factor: float) -> None:
+    global patience  # noqa: PLW0603 - one value per run of the suite, set at its start
+    patience = factor
+
+
 class Short(AssertionError):
     """Something fell short of what the row demands."""
 
@@ -80,7 +89,7 @@ class Process:
     def wait(self, seconds: float) -> int:
         assert self._process is not None
         try:
-            return self._process.wait(seconds)
+            return self._process.wait(seconds * patience)
         except subprocess.TimeoutExpired:
             raise Short(f"{self.name} did not end within {seconds:g} s") from None
 
@@ -118,19 +127,19 @@ def _line(raw: str) -> dict[str, Any]:
 
 
 def until(what: str, seconds: float, condition: Callable[[], Any]) -> Any:
-    """The first true value of `condition`; other processes can only be asked, so it is asked every 30 ms."""
-    deadline = time.monotonic() + seconds
+    """The first true value of `condition`; other processes can only be asked, so it is asked every 50 ms."""
+    deadline = time.monotonic() + seconds * patience
     while True:
         if value := condition():
             return value
         if time.monotonic() > deadline:
-            raise Short(f"not within {seconds:g} s: {what}")
-        time.sleep(0.03)
+            raise Short(f"not within {seconds * patience:g} s: {what}")
+        time.sleep(0.05)
 
 
 def running(words: str) -> list[int]:
-    """Processes of this machine whose command line holds `words`."""
-    return [pid for pid, line in _commands() if words in line]
+    """Processes of this machine whose command line is `words`: no shell or sandbox around them."""
+    return [pid for pid, line in _commands() if line.strip() == words]
 
 
 def _commands() -> Iterator[tuple[int, str]]:

@@ -25,6 +25,7 @@ from psycopg.rows import dict_row
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from tests.faults import processes
 from tests.faults.model_server import ModelServer, Plan
 from tests.faults.processes import Process, Short, until
 from worker.adapters.embedded import Postgres, RedisServer, place
@@ -168,7 +169,7 @@ class Site:
             def here(name: str = name, process: Process = process) -> bool:
                 if not process.alive:
                     raise Short(f"{name} ended while it started: {process.lines()[-3:]}")
-                return self._answers() if name == "api" else bool(process.lines()) or name.startswith("beat")
+                return self.api_answers() if name == "api" else bool(process.lines()) or name.startswith("beat")
 
             until(f"{name} is at work", seconds, here)
         listening = [n for n in names if not n.startswith(("api", "beat"))]
@@ -176,7 +177,7 @@ class Site:
             process = self.processes[name]
             until(f"{name} listens", seconds, lambda p=process: p.logged("worker_started"))
 
-    def _answers(self) -> bool:
+    def api_answers(self) -> bool:
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         with contextlib.suppress(OSError), opener.open(f"http://127.0.0.1:{self.port}/readyz", timeout=5):
             return True
@@ -325,8 +326,8 @@ class Site:
             self.in_state(case, *FINAL, seconds=max(0.1, deadline - time.monotonic()))
 
     def reached(self, rule: Any, seconds: float = 30) -> None:
-        if not rule.reached.wait(seconds):
-            raise Short(f"the model was not asked within {seconds:g} s")
+        if not rule.reached.wait(seconds * processes.patience):
+            raise Short(f"the model was not asked within {seconds * processes.patience:g} s")
 
     def owner(self, case: Case) -> int | None:
         """The pid of the worker that holds the run."""

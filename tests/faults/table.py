@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.faults import processes
 from tests.faults.examine import Findings, examine
 from tests.faults.model_server import Plan
 from tests.faults.processes import Short
@@ -141,10 +142,10 @@ def _limit(seconds: float) -> Iterator[None]:
         return
 
     def over(*_: Any) -> None:
-        raise Short(f"not over within {seconds:g} s")
+        raise Short(f"not over within {seconds * processes.patience:g} s")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, seconds * processes.patience)
     try:
         yield
     finally:

@@ -7,6 +7,7 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
+from tests.faults import processes
 from tests.faults.model_server import FIX, LOOK, say
 from tests.faults.processes import running, until
 from tests.faults.site import LEASE_SECONDS, SWEEP_SECONDS, Case, Site
@@ -30,7 +31,7 @@ def killed_mid_call(row: Row) -> None:
     again = _taken_over(site, case, after=1)
     row.prove(f"kill -9 of the worker, its call at step 1 cut; claimed again {again - died:.1f} s later")
     site.finished(case, seconds=PATIENCE)
-    row.demand(f"claimed again within {TAKEOVER:g} s", again - died <= TAKEOVER)
+    row.demand(f"claimed again within {TAKEOVER:g} s", again - died <= TAKEOVER * processes.patience)
 
 
 def killed_mid_command(row: Row) -> None:
@@ -112,7 +113,8 @@ def frozen_past_its_lease(row: Row) -> None:
     site.cut("frozen", since, case)
     refused = until("the zombie is told", 20, lambda: zombie.logged("lease_lost", run_id=site.run(case)["id"]))
     row.prove(
-        f"SIGSTOP for {time.time() - since:.1f} s, taken over; woken, it logged {refused['event']}: {refused.get('why', '')}"
+        f"SIGSTOP for {time.time() - since:.1f} s, taken over; "
+        f"woken, it logged {refused['event']}: {refused.get('why', '')}"
     )
     other.open.set()
     site.finished(case, seconds=PATIENCE)
@@ -214,7 +216,8 @@ def crashes_to_the_limit(row: Row) -> None:
     run = site.in_state(case, "failed", seconds=PATIENCE)
     steps = site.sql("SELECT count(*) AS n FROM steps WHERE run_id = %s", run["id"])[0]["n"]
     row.prove(
-        f"three workers killed: failed after attempt {run['attempt']} ({run['reason']}), {steps} step(s) and {run['calls']} row(s) of spend kept"
+        f"three workers killed: failed after attempt {run['attempt']} ({run['reason']}), "
+        f"{steps} step(s) and {run['calls']} row(s) of spend kept"
     )
     row.demand("the history is kept", run["attempt"] == 3 and steps and run["calls"] and run["reason"])
     until(
