@@ -42,7 +42,11 @@ class Tally:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--short", action="store_true", help="a soak of 60 runs instead of 300")
-    parser.add_argument("--only", default=None, help="faults whose name holds this; no removals, no soak")
+    parser.add_argument(
+        "--only",
+        default=None,
+        help="faults whose name holds one of these words, separated by commas; no removals, no soak",
+    )
     parser.add_argument("--without", choices=removal.NAMES, default=None, help="take one defence away; nothing else")
     parser.add_argument("--soak", type=float, default=None, metavar="SECONDS", help="the soak alone")
     parser.add_argument("--runs", type=int, default=None, help="of the soak")
@@ -74,7 +78,8 @@ def main() -> int:
 def run(arguments: argparse.Namespace, root: Path, tally: Tally) -> None:
     alone = arguments.soak is not None
     if arguments.without is None and not alone:
-        chosen = [f for f in ALL if (arguments.only or "") in f.name]
+        words = (arguments.only or "").split(",")
+        chosen = [f for f in ALL if any(word in f.name for word in words)]
         table(root, tally, chosen)
     if arguments.without is not None or (not alone and arguments.only is None):
         names = [arguments.without] if arguments.without else removal.NAMES

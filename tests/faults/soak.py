@@ -21,7 +21,7 @@ import psycopg
 
 from tests.faults.examine import Findings, examine
 from tests.faults.processes import Short, until
-from tests.faults.site import FINAL, LEASE_SECONDS, Case, Site
+from tests.faults.site import FINAL, Case, Site, lease_seconds
 from tests.faults.table import Result
 from worker.supervisor import Child, Supervisor
 from worker.up import children
@@ -171,7 +171,7 @@ class Soak:
     def _freeze(self) -> None:
         child, since = self._child("gpu", "cpu", "default"), time.time()
         self._signal(child, signal.SIGSTOP)
-        self._quiet.wait(LEASE_SECONDS + self.random.uniform(0.5, 2))  # the fault is that this much time passes
+        self._quiet.wait(lease_seconds() + self.random.uniform(0.5, 2))  # the fault is that this much time passes
         self._signal(child, signal.SIGCONT)
         self.happened[f"SIGSTOP {child.name}"] += 1
         if child.name.startswith("gpu"):

@@ -33,7 +33,7 @@ class Row:
     proof: list[str] = field(default_factory=list)
 
     def submit(self, kind: str, *, plan: Plan | None = None, label: bool = True, state: str = "delivered") -> Case:
-        case = self.site.submit(kind, plan=plan, label=label, state=state)
+        case = self.site.submit(kind, plan=plan, label=label, alone=not label, state=state)
         self.cases.append(case)
         return case
 
