@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -56,6 +57,7 @@ def main() -> int:
     arguments = parser.parse_args()
     processes.adopt_orphans()
     processes.be_patient(arguments.patience)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken apart, as on Ctrl-C
     root = Path(tempfile.mkdtemp(prefix="devstral-fix-faults-"))
     root.chmod(0o711)
     tally, started = Tally(), time.monotonic()
