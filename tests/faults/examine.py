@@ -42,7 +42,9 @@ def examine(site: Site, cases: Sequence[Case]) -> Findings:
             (findings.lost if not runs else findings.doubled).append(f"{case.name}: {len(runs)} runs")
         for run in runs:
             _end(site, case, run, pulls[case.repository], findings)
-            _ledger(site, case, run, findings)
+            findings.lost += _totals(site, case, run)
+            findings.doubled += _steps(site, case, run)
+        _ledger(site, case, runs, findings)
     return findings
 
 
@@ -89,10 +91,11 @@ def _end(site: Site, case: Case, run: dict[str, Any], pulls: list[dict[str, Any]
             findings.lost.append(f"{case.name}: {len(ours)} pull requests on GitHub, {told} known")
 
 
-def _ledger(site: Site, case: Case, run: dict[str, Any], findings: Findings) -> None:
+def _ledger(site: Site, case: Case, runs: Sequence[dict[str, Any]], findings: Findings) -> None:
     calls = site.model.of(case.name)
     answered = {call.number: call for call in calls if call.end == "answered"}
-    rows = site.sql("SELECT * FROM spends WHERE run_id = %s", run["id"])
+    ids = [run["id"] for run in runs]
+    rows = site.sql("SELECT * FROM spends WHERE run_id = ANY(%s)", ids)
     booked = Counter(row["completion_tokens"] for row in rows if row["completion_tokens"] in answered)
     findings.answered += len(answered)
     findings.booked += booked.total()
@@ -108,22 +111,23 @@ def _ledger(site: Site, case: Case, run: dict[str, Any], findings: Findings) -> 
             findings.unpaid += 1
         else:
             findings.lost.append(f"{case.name}: call {number} was answered and is not booked")
+    kept = site.sql("SELECT count(*) AS n FROM steps WHERE run_id = ANY(%s)", ids)[0]["n"]
+    missing = booked.total() - kept
+    if missing > len(spans) + cut_short:
+        findings.lost.append(f"{case.name}: {missing} calls were booked and have no step")
+
+
+def _totals(site: Site, case: Case, run: dict[str, Any]) -> Iterator[str]:
+    """The run's own totals are the sums of its rows."""
     sums = site.sql(
         "SELECT count(*) AS calls, coalesce(sum(prompt_tokens), 0) AS prompt_tokens,"
         " coalesce(sum(completion_tokens), 0) AS completion_tokens, coalesce(sum(usd), 0) AS usd"
         " FROM spends WHERE run_id = %s",
         run["id"],
     )[0]
-    findings.lost += [
-        f"{case.name}: {name} of the run is {run[name]}, its ledger's sum {value}"
-        for name, value in sums.items()
-        if run[name] != value
-    ]
-    findings.doubled += list(_steps(site, case, run))
-    kept = site.sql("SELECT count(*) AS n FROM steps WHERE run_id = %s", run["id"])[0]["n"]
-    missing = booked.total() - kept
-    if missing > len(spans) + cut_short:
-        findings.lost.append(f"{case.name}: {missing} calls were booked and have no step")
+    for name, value in sums.items():
+        if run[name] != value:
+            yield f"{case.name}: {name} of the run is {run[name]}, its ledger's sum {value}"
 
 
 def _steps(site: Site, case: Case, run: dict[str, Any]) -> Iterator[str]:

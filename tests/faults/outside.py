@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
 
+from tests.faults import processes
 from tests.faults.model_server import FIX, LOOK, say
 from tests.faults.processes import until
 from tests.faults.table import Fault, Row, Skipped
@@ -73,7 +75,8 @@ def _cut(row: Row, case: str) -> bool:
 def model_hangs(row: Row) -> None:
     """No answer, ever: the run's own wall time ends it, and what it changed so far is delivered."""
     site = row.site
-    site.start("gpu", settings={"LIMITS": '{"wall_seconds": 5}'})
+    wall = 5 * processes.patience
+    site.start("gpu", settings={"LIMITS": json.dumps({"wall_seconds": wall})})
     site.ready("gpu")
     case = row.submit("model-hangs")
     held = site.model.hold(case.name, 1)
@@ -85,7 +88,7 @@ def model_hangs(row: Row) -> None:
     site.finished(case, seconds=PATIENCE)
     run = site.run(case)
     row.demand("its changes were kept", (run["exit_status"], run["outcome"]) == ("limits_exceeded", "fixed"))
-    row.prove(f"no answer: cut after {took:.1f} s by the run's wall time of 5 s, the diff so far delivered")
+    row.prove(f"no answer: cut after {took:.1f} s by the run's wall time of {wall:g} s, the diff so far delivered")
 
 
 def disk_full(row: Row) -> None:

@@ -91,7 +91,7 @@ class Process:
         try:
             return self._process.wait(seconds * patience)
         except subprocess.TimeoutExpired:
-            raise Short(f"{self.name} did not end within {seconds:g} s") from None
+            raise Short(f"{self.name} did not end within {seconds * patience:g} s") from None
 
     def stop(self, seconds: float = 20) -> None:
         if not self.alive:
