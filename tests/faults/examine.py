@@ -34,10 +34,10 @@ class Findings:
 
 def examine(site: Site, cases: Sequence[Case]) -> Findings:
     findings = Findings()
+    found = [(case, site.runs(case)) for case in cases]  # before GitHub is asked: what is delivered must be there
     pulls = {repository: site.double.pull_requests(repository) for repository in {c.repository for c in cases}}
-    for case in cases:
+    for case, runs in found:
         _deliveries(site, case, findings)
-        runs = site.runs(case)
         if len(runs) != 1:
             (findings.lost if not runs else findings.doubled).append(f"{case.name}: {len(runs)} runs")
         for run in runs:

@@ -332,9 +332,10 @@ class Site:
             raise Short(f"{short} (it is {run.get('state')}: {run.get('reason')})") from None
 
     def finished(self, *cases: Case, seconds: float) -> None:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + seconds * processes.patience
         for case in cases:
-            self.in_state(case, *FINAL, seconds=max(0.1, deadline - time.monotonic()))
+            left = max(0.5, deadline - time.monotonic())
+            self.in_state(case, *FINAL, seconds=left / processes.patience)
 
     def reached(self, rule: Any, seconds: float = 30) -> None:
         if not rule.reached.wait(seconds * processes.patience):
