@@ -109,7 +109,7 @@ def disk_full(row: Row) -> None:
         "the command says so", not told["ok"] and ("disk" in told["observation"] or "space" in told["observation"])
     )
     row.demand("the next ones work", all(step["actions"][0]["ok"] for step in steps[1:] if step["actions"]))
-    row.prove("64 MiB into a workspace of 16: " + " ".join(told["observation"].split())[:120])
+    row.prove("64 MiB into a workspace of 16: " + " ".join(told["observation"].split())[-120:])
 
 
 FAULTS = (

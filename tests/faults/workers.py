@@ -128,7 +128,7 @@ def frozen_past_its_lease(row: Row) -> None:
 
 def stopped_under_load(row: Row) -> None:
     site = row.site
-    gpu = site.start("gpu", settings={"GRACE_SECONDS": 4, "SHUTDOWN_SECONDS": 4})
+    gpu = site.start("gpu", settings={"SHUTDOWN_GRACE_SECONDS": 2})
     site.ready("gpu")
     cases = [row.submit("stopped") for _ in range(4)]
     held = [site.model.hold(case.name, 1) for case in cases]
@@ -207,7 +207,8 @@ def no_beat(row: Row) -> None:
 
 
 def crashes_to_the_limit(row: Row) -> None:
-    site, case = row.site, row.submit("crashes", state="failed")
+    site, case = row.site, row.submit("crashes", label=False, state="failed")
+    site.label(case)
     for _ in range(3):
         held = site.model.hold(case.name, 1)
         site.reached(held, seconds=40)
