@@ -193,8 +193,21 @@ class Soak:
         self.happened["Postgres restart"] += 1
 
     def _github(self) -> None:
-        path = self.random.choice(["POST /repos/", "PATCH /repos/", "POST /acme/", "GET /repos/"])
-        self.site.double.fault(path, forward=path != "GET /repos/")
+        """Of requests that only the service makes."""
+        if not self._open:
+            return
+        case = self.random.choice(self._open)
+        repository = f"/repos/{case.repository}"
+        path = self.random.choice(
+            [
+                f"POST {repository}/issues/{case.number}/comments",
+                f"PATCH {repository}/issues/comments",
+                f"POST {repository}/pulls",
+                f"POST /{case.repository}.git/git-receive-pack",
+                f"GET {repository}/issues/{case.number}",
+            ]
+        )
+        self.site.double.fault(path, forward=not path.startswith("GET"))
         self.happened["GitHub 502"] += 1
 
     def _model_down(self) -> None:
