@@ -28,7 +28,7 @@ from redis.retry import Retry
 from tests.faults import processes
 from tests.faults.model_server import ModelServer, Plan
 from tests.faults.processes import Process, Short, until
-from worker.adapters.embedded import Postgres, RedisServer, place
+from worker.adapters.embedded import Postgres, RedisServer, place, server
 from worker.adapters.embedded.server import Command
 from worker.demo.github_double import GitHubDouble
 from worker.migrate import migrate
@@ -97,6 +97,7 @@ class Site:
             self.postgres = Postgres(root / "postgres", durable=False)
             starting.callback(place.remove, root / "postgres")
             starting.callback(self.postgres.stop)
+            server.START_SECONDS = 60 * processes.patience
             self.database_url = self.postgres.start()
             self.redis = redis_kind(root / "redis")
             starting.callback(place.remove, root / "redis")
