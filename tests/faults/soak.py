@@ -6,6 +6,7 @@ not accepted (Postgres was away) is sent again under its GUID, as GitHub does wh
 
 from __future__ import annotations
 
+import logging
 import random
 import signal
 import subprocess
@@ -228,6 +229,7 @@ def soak(root: Path, *, runs: int, seconds: float, seed: int | None) -> Iterator
     """One row: what happened, what was lost and doubled over all runs."""
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     print(f"\nSoak: {runs} runs under random faults for {seconds:g} s, --seed {seed}", flush=True)
+    logging.getLogger("worker.supervisor").setLevel(logging.ERROR)  # restarts are what the soak is about
     started, why, findings = time.monotonic(), "", Findings()
     with Site(root) as site:
         settings = {"MAX_ATTEMPTS": ATTEMPTS}
