@@ -28,7 +28,7 @@ endef
 install = if command -v uv && uv pip install --quiet --python $(PYTHON) --require-hashes -r $(1); then :; \
 	else $(PYTHON) -m pip install --quiet --require-hashes -r $(1); fi
 
-.PHONY: help setup demo test test-attacks lint up lock bench-control-plane bench-sandbox clean
+.PHONY: help setup demo test test-attacks test-faults lint up lock bench-control-plane bench-sandbox clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -44,6 +44,9 @@ test: setup ## All tests. ARGS="-k word" and the like go to pytest.
 
 test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
 	@$(PYTHON) -m tests.attacks $(ARGS)
+
+test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
+	@$(PYTHON) -m tests.faults $(ARGS)
 
 lint: setup ## Format, rules, types, directions of imports, schema, compose file, locks.
 	@$(PYTHON) .ci/lint.py

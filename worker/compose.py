@@ -25,6 +25,7 @@ from worker.errors import SettingsError
 from worker.gated_sandbox import GatedSandbox
 from worker.gates import CommandGate, Gate, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
+from worker.paced import Paced
 from worker.periodic import Periodic
 from worker.presence import Presence
 from worker.prune import PruneRows, PruneRunDirs
@@ -162,7 +163,11 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
     with ExitStack() as stack:
         store = Store(settings.need("database_url"))
         stack.callback(store.close)
-        app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
+        app = queue.make_app(
+            settings.need("redis_url"),
+            sweep_seconds=settings.sweep_seconds,
+            visibility_seconds=settings.visibility_seconds,
+        )
         publisher = Publisher(app, pause=queue.SHORT_PAUSE)
         stack.callback(publisher.close)
         heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
@@ -206,7 +211,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                     lease_seconds=lease,
                     check_runs=settings.check_runs,
                 ),
-                wakes.SWEEP: sweep,
+                wakes.SWEEP: Paced(sweep, settings.sweep_seconds / 2),
             }
             # Beat may die, and Redis may lose its message: recovery then takes a few of its periods, not for ever.
             stack.callback(Periodic("sweep", sweep, seconds=STAND_IN_PERIODS * settings.sweep_seconds).close)

@@ -19,7 +19,7 @@ from worker.wakes import DEFAULT, SWEEP, Wake
 log = logging.getLogger(__name__)
 
 
-def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
+def make_app(redis_url: str, *, sweep_seconds: float = 10.0, visibility_seconds: float = 7200.0) -> Celery:
     """A Celery application; tasks are registered by the worker process alone (`worker.tasks.register`)."""
     app = Celery("devstral_fix", broker=redis_url, set_as_current=False)
     app.conf.update(
@@ -39,7 +39,7 @@ def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options={
-            "visibility_timeout": 7200,
+            "visibility_timeout": visibility_seconds,
             "socket_connect_timeout": 2,
             "socket_timeout": 10,
             "socket_keepalive": True,
@@ -51,8 +51,8 @@ def make_app(redis_url: str, *, sweep_seconds: float = 10.0) -> Celery:
         },
         task_default_queue=DEFAULT,
         beat_schedule={
-            # A sweep that waited longer than its period is of no use: the next one does the same.
-            "sweep": {"task": SWEEP, "schedule": sweep_seconds, "options": {"queue": DEFAULT, "expires": sweep_seconds}}
+            # It never expires: that would compare beat's clock with a worker's. A backlog of sweeps is paced instead.
+            "sweep": {"task": SWEEP, "schedule": sweep_seconds, "options": {"queue": DEFAULT}}
         },
     )
     return app

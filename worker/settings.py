@@ -89,6 +89,9 @@ class Settings(BaseSettings):
         default=None,
         description="path in every control group hierarchy where groups may be made, such as a delegated one",
     )
+    visibility_seconds: float = Field(
+        default=7200, gt=0, description="Redis hands out a message again that was not acknowledged for so long"
+    )
     metrics_listen: str | None = Field(
         default=None, description="host:port where this process shows its metrics to Prometheus; unset: nowhere"
     )

@@ -267,7 +267,7 @@ class Told(threading.Event):
 
 
 def journal(store, lease, **changes) -> LeasedJournal:
-    holding = Holding(lease)
+    holding = Holding(lease, "pursue", until=float("inf"))
     holding.cancel = Told()
     values = {
         "price": Price(prompt=10.0, completion=10.0),  # a thousand tokens are a cent

@@ -90,7 +90,8 @@ class LeasedJournal:
             return budgets.reserve(session, self.holding.lease, call, worst, limited)
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
-        self.holding.check()
+        if self.holding.lost:  # any other interruption is no reason not to pay
+            self.holding.check()
         self._in_step.set()
         with self.store.transaction() as session:
             ledger.book(
