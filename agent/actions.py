@@ -81,9 +81,9 @@ def run(call: Ready, session: Session) -> Action:
     return Action(call=call.call, observation=clean(observation), ok=ok, seconds=seconds)
 
 
-def refuse(call: ToolCall, problem: str) -> Action:
+def refuse(call: ToolCall, problem: str, *, malformed: bool = False) -> Action:
     """The result of a call that is not run."""
-    return Action(call=call, observation=clean(_failed(call, problem)), ok=False, seconds=0.0)
+    return Action(call=call, observation=clean(_failed(call, problem)), ok=False, malformed=malformed, seconds=0.0)
 
 
 def understand(completion: Completion, tools: Sequence[Tool]) -> list[Ready | Refused]:

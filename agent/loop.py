@@ -111,7 +111,7 @@ class Agent:
         for call in calls:
             end = end or self._interruption()
             if isinstance(call, Refused):
-                done.append(refuse(call.call, call.problem))
+                done.append(refuse(call.call, call.problem, malformed=True))
             elif end:
                 done.append(refuse(call.call, f"not run: {end.reason}"))
             else:

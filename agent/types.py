@@ -180,6 +180,7 @@ class Action(Frozen):
     call: ToolCall
     observation: str
     ok: bool
+    malformed: bool = Field(default=False, description="it could not be run as it was written")
     seconds: float = Field(ge=0)
 
 

@@ -14,11 +14,15 @@ from anyio import to_thread
 from fastapi import Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from api import views, webhooks
 from worker import logs, queue, wakes
 from worker.errors import Transient
+from worker.observe import Tracing
+from worker.observe.exposition import exposed
+from worker.observe.live import Live
 from worker.queue import Publisher
 from worker.settings import Settings
 from worker.store import queries
@@ -33,22 +37,24 @@ THREADS = 6
 class Receiver:
     """Stores a verified delivery and wakes the queue after the commit; nothing else happens on the request path."""
 
-    def __init__(self, store: Store, send: Callable[[wakes.Wake], None]) -> None:
+    def __init__(self, store: Store, send: Callable[[wakes.Wake], None], tracing: Tracing | None = None) -> None:
         self._store = store
+        self._tracing = tracing or Tracing()
         self._send = send
 
     def receive(self, received: webhooks.Received) -> bool:
         """True when the delivery is new. A repeated one (same GUID) changes nothing."""
         for last in (False, True):
             try:
-                return self._insert(received)
+                with self._tracing.span("webhook", server=True, event=received.event, guid=received.guid) as span:
+                    return self._insert(received, span.traceparent)
             except DatabaseUnavailable:
                 # A connection that died in the pool shows only when it is used; inserting again is harmless.
                 if last:
                     raise
         raise AssertionError("unreachable")
 
-    def _insert(self, received: webhooks.Received) -> bool:
+    def _insert(self, received: webhooks.Received, traceparent: str | None) -> bool:
         request = received.request
         state = DeliveryState.IGNORED if request is None else DeliveryState.RECEIVED
         with self._store.connection() as connection:
@@ -62,6 +68,7 @@ class Receiver:
                 sender=None if request is None else request.sender,
                 body_sha256=received.body_sha256,
                 request=None if request is None else request.model_dump(mode="json"),
+                traceparent=traceparent,
                 state=state,
                 reason=received.ignored_reason,
             )
@@ -111,12 +118,17 @@ def build(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         publisher = Publisher(queue.make_app(settings.need("redis_url")))
-        app.state.receiver = Receiver(store, publisher.send)
+        tracing = Tracing.to(settings.otlp_endpoint, role="api")
+        registry = CollectorRegistry()
+        registry.register(Live(store))
+        app.state.receiver = Receiver(store, publisher.send, tracing)
         # No more threads than connections that are open: a burst waits for neither.
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         await run_in_threadpool(store.warm, THREADS)
         gc.freeze()  # what was imported lives for ever; the collector need not look at it again
-        yield
+        with exposed(registry, settings.metrics_listen):
+            yield
+        tracing.close()
         publisher.close()
         store.close()
 

@@ -1,68 +1,26 @@
-"""Composition roots: one per process. Here, and nowhere else, ports meet adapters."""
+"""Where ports meet adapters, here and nowhere else: each function makes one part of a process from the settings."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from importlib.metadata import version
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
-
-from celery import Celery
 
 from agent.protocols import Model, Sandbox
 from agent.tokens import TokenCounter
-from worker import queue, wakes
+from agent.tools import default_tools
 from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
 from worker.adapters.forge import ClientOptions, GitHubForges
+from worker.adapters.hook import WebhookNotifier
 from worker.adapters.layers import DiskLayers
 from worker.adapters.models import open_model
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BadTool, BwrapSandbox, ContainerSandbox, ToolSandbox
 from worker.errors import SettingsError
-from worker.gated_sandbox import GatedSandbox
-from worker.gates import CommandGate, Gate, TokenGate
-from worker.heartbeat import Heartbeat, owner_name
-from worker.paced import Paced
-from worker.periodic import Periodic
-from worker.presence import Presence
-from worker.prune import PruneRows, PruneRunDirs
-from worker.queue import Publisher
+from worker.observe import Metrics, Tracing, Watch
 from worker.runs.budgets import DayLimits
 from worker.settings import EXAMPLES, PREFIX, Settings
-from worker.shutdown import Shutdown
 from worker.stages.attempt import Solver
-from worker.stages.deliver import Deliver
-from worker.stages.intake import Intake
-from worker.stages.pursue import Pursue
-from worker.stages.setup import Builder, SetUp
-from worker.stages.verification import Verifier
-from worker.stages.verify import Verify
-from worker.store.notices import Listener
-from worker.store.session import Store
-from worker.sweep import Sweep
-
-Role = Literal["default", "cpu", "gpu"]
-
-PRUNE_SECONDS = 3600.0
-STAND_IN_PERIODS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """What a worker process of one role executes, when it takes messages, and how it ends."""
-
-    app: Celery
-    send: Callable[[wakes.Wake], None]
-    use_cases: dict[str, Callable[..., None]]
-    queues: tuple[str, ...]
-    slots: int
-    doors: tuple[Gate, ...]  #: closed for good or for a time: what is asked for then is for other workers
-    gates: tuple[Gate, ...]  #: what runs out: room for trajectories, room for commands
-    greet: tuple[wakes.Wake, ...]  #: what it sends when messages begin to arrive: others may have been lost before
-    shutdown: Shutdown
 
 
 def make_model(settings: Settings) -> Model:
@@ -153,144 +111,14 @@ def day_limits(settings: Settings) -> DayLimits:
     )
 
 
-@contextmanager
-def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
-    """Build a worker process of one role, and take it apart at the end.
+def make_watch(settings: Settings, role: str) -> Watch:
+    tools = frozenset(tool.name for tool in default_tools(settings.limits))
+    return Watch(metrics=Metrics(tools=tools), tracing=Tracing.to(settings.otlp_endpoint, role=role))
 
-    Credentials follow the role: only `default` opens the forge, only `gpu` opens a model, and neither `gpu` nor
-    `cpu` holds anything of GitHub's: they read the mirrors that `default` keeps.
-    """
-    with ExitStack() as stack:
-        store = Store(settings.need("database_url"))
-        stack.callback(store.close)
-        app = queue.make_app(
-            settings.need("redis_url"),
-            sweep_seconds=settings.sweep_seconds,
-            visibility_seconds=settings.visibility_seconds,
-        )
-        publisher = Publisher(app, pause=queue.SHORT_PAUSE)
-        stack.callback(publisher.close)
-        heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
-        stack.callback(heartbeat.close)
-        listener = Listener(store, heartbeat.look)
-        stack.callback(listener.close)
-        shutdown = Shutdown(store, heartbeat, grace=settings.shutdown_grace_seconds)
-        stopping = shutdown.begun
-        repositories = make_repositories(settings.data_dir)
-        lease = settings.lease_seconds
-        send = publisher.send
-        gates: tuple[Gate, ...] = ()
-        greet: tuple[wakes.Wake, ...] = ()
-        tidy = PruneRunDirs(store=store, repositories=repositories)
-        stack.callback(Periodic("prune_run_directories", tidy, seconds=PRUNE_SECONDS).close)
-        use_cases: dict[str, Callable[..., None]]
-        if role == "default":
-            forges = make_forges(settings)
-            sweep = Sweep(
-                store=store,
-                send=send,
-                repository_slots=settings.repository_slots,
-                days=day_limits(settings),
-                quarantine_hours=settings.quarantine_hours,
-            )
-            use_cases = {
-                wakes.INTAKE: Intake(
-                    store=store,
-                    heartbeat=heartbeat,
-                    forges=forges,
-                    repositories=repositories,
-                    send=send,
-                    profile=settings.profile,
-                    max_attempts=settings.max_attempts,
-                ),
-                wakes.DELIVER: Deliver(
-                    store=store,
-                    heartbeat=heartbeat,
-                    forges=forges,
-                    repositories=repositories,
-                    lease_seconds=lease,
-                    check_runs=settings.check_runs,
-                ),
-                wakes.SWEEP: Paced(sweep, settings.sweep_seconds / 2),
-            }
-            # Beat may die, and Redis may lose its message: recovery then takes a few of its periods, not for ever.
-            stack.callback(Periodic("sweep", sweep, seconds=STAND_IN_PERIODS * settings.sweep_seconds).close)
-            stack.callback(Periodic("prune_rows", PruneRows.by(settings, store), seconds=PRUNE_SECONDS).close)
-            greet = (wakes.intake(),)
-            queues, slots = (wakes.DEFAULT,), 4
-        else:
-            layers = make_layers(settings)
-            commands = CommandGate(settings.command_slots or len(os.sched_getaffinity(0)))
-            sandbox = GatedSandbox(make_sandbox(settings, settings.data_dir, repositories), commands)
-            gates = (commands,)
-            if role == "gpu":
-                # The setting holds until an engine in this process knows better.
-                tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
-                gates = (tokens, commands)
-                solver = make_solver(settings, sandbox, repositories)
-                heartbeat.only_while(lambda: solver.model.alive)
-                use_cases = {
-                    wakes.PURSUE: Pursue(
-                        store=store,
-                        heartbeat=heartbeat,
-                        solver=solver,
-                        repositories=repositories,
-                        layers=layers,
-                        send=send,
-                        profile=settings.profile,
-                        lease_seconds=lease,
-                        stopping=stopping,
-                        admission=tokens,
-                        gates=(commands,),
-                        repository_slots=settings.repository_slots,
-                        days=day_limits(settings),
-                    )
-                }
-                greet = (wakes.permit(settings.profile),)
-                queues, slots = (wakes.gpu_queue(settings.profile),), settings.gpu_slots
-            else:
-                use_cases = {
-                    wakes.VERIFY: Verify(
-                        store=store,
-                        heartbeat=heartbeat,
-                        verifier=Verifier(sandbox=sandbox, repositories=repositories),
-                        repositories=repositories,
-                        layers=layers,
-                        send=send,
-                        lease_seconds=lease,
-                    ),
-                    wakes.SETUP: SetUp(
-                        store=store,
-                        heartbeat=heartbeat,
-                        builder=Builder(
-                            sandbox=sandbox, repositories=repositories, layers=layers, egress=make_egress(settings)
-                        ),
-                        repositories=repositories,
-                        send=send,
-                    ),
-                }
-                queues, slots = (wakes.CPU,), settings.cpu_slots
-        presence = Presence(
-            store,
-            owner_name(),
-            role=role,
-            queues=queues,
-            profile=settings.profile,
-            slots=slots,
-            isolation=settings.isolation.value,
-            version=version("devstral-fix"),
-            lease_seconds=lease,
-        )
-        stack.callback(presence.close)
-        heartbeat.also(presence.touch)
-        yield Runtime(
-            app=app,
-            use_cases=use_cases,
-            queues=queues,
-            slots=slots,
-            doors=(presence, shutdown),
-            gates=gates,
-            greet=greet,
-            send=send,
-            shutdown=shutdown,
-        )
+
+def make_notifier(settings: Settings, stack: ExitStack) -> WebhookNotifier | None:
+    if settings.notify_url is None:
+        return None
+    notifier = WebhookNotifier(settings.notify_url, settings.notify_secret)
+    stack.callback(notifier.close)
+    return notifier

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 
 from agent.protocols import Captured, ExecResult, ExecStatus, Isolation, Sandbox, SandboxSpec, Session
 from worker.gates import CommandGate
+from worker.observe import Watch
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +22,7 @@ class GatedSandbox:
 
     sandbox: Sandbox
     gate: CommandGate
+    watch: Watch = field(default_factory=Watch)
 
     @property
     def isolation(self) -> Isolation:
@@ -31,7 +33,7 @@ class GatedSandbox:
         return self.sandbox.capabilities
 
     def open(self, spec: SandboxSpec) -> Session:
-        return GatedSession(self.sandbox.open(spec), self.gate)
+        return GatedSession(self.sandbox.open(spec), self.gate, self.watch)
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class GatedSession:
 
     session: Session
     gate: CommandGate
+    watch: Watch
 
     def exec(
         self,
@@ -59,7 +62,9 @@ class GatedSession:
                 )
             if waited >= WORTH_TELLING:
                 log.info("command_waited", extra={"gate": self.gate.name, "seconds": round(waited, 3)})
-            return self.session.exec(argv, cwd=cwd, env=env, timeout=timeout, max_output=max_output, cancel=cancel)
+            done = self.session.exec(argv, cwd=cwd, env=env, timeout=timeout, max_output=max_output, cancel=cancel)
+            self.watch.commanded(done.status.value, done.seconds, waited)
+            return done
 
     def read(self, path: str, *, max_bytes: int = 1 << 20) -> bytes:
         return self.session.read(path, max_bytes=max_bytes)

@@ -39,6 +39,7 @@ class Child:
     name: str
     arguments: Sequence[str]
     log_file: Path | None = None
+    env: Mapping[str, str] = field(default_factory=dict)  #: of its own, besides what all children get
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     started: float = field(default=0.0, init=False)
     restarts: int = field(default=0, init=False)
@@ -81,7 +82,7 @@ class Supervisor:
         try:
             child.process = subprocess.Popen(
                 [sys.executable, "-m", "worker.cli", *child.arguments],
-                env=self._env,
+                env={**self._env, **child.env},
                 cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from worker import wakes
-from worker.runs import budgets, quarantine, requests, setups, states
+from worker.observe import Watch
+from worker.runs import budgets, notifications, quarantine, requests, setups, states
 from worker.runs.budgets import DayLimits
 from worker.store import lanes, queries
 from worker.store.models import RunState
@@ -25,11 +26,13 @@ class Sweep:
     repository_slots: int = lanes.REPOSITORY_SLOTS
     days: DayLimits = field(default_factory=DayLimits)
     quarantine_hours: float = 24.0
+    watch: Watch = field(default_factory=Watch)
 
     def __call__(self) -> None:
         with self.store.transaction() as session:
             expired = states.expire(session)
         for run_id, state in expired:
+            self.watch.taken_over()
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
                 self.send(wakes.deliver(run_id))
@@ -56,6 +59,7 @@ class Sweep:
         with self.store.transaction() as session:
             budgets.release_stale(session)
             budgets.refresh(session, self.days)
+            budgets.tell_used_up(session)
         with self.store.transaction() as session:
             for kept in quarantine.judge(session, hours=self.quarantine_hours):
                 log.warning("quarantined", extra={"repository": kept.repository, "issue": kept.issue_number})
@@ -67,10 +71,13 @@ class Sweep:
             deliveries = queries.due_deliveries(session)
             stages = queries.due_stages(session)
             waiting = queries.due_setups(session, setups.HELD)
+            untold = notifications.due(session)
         for profile in profiles:
             self.send(wakes.permit(profile))
         if deliveries:
             self.send(wakes.intake())
+        if untold:
+            self.send(wakes.notify())
         for run_id in waiting:
             self.send(wakes.setup(run_id))
         for run_id, verified in stages:

@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from worker import compose, logs
 from worker.adapters.embedded import Postgres, RedisServer
 from worker.errors import SettingsError
 from worker.migrate import migrate
+from worker.observe.exposition import address
 from worker.settings import PREFIX, Settings
 from worker.supervisor import Child, Supervisor
 
@@ -58,6 +59,18 @@ def children(port: int, *, log_dir: Path | None = None) -> list[Child]:
     programs += [(role, ["work", "--role", role]) for role in ROLES]
     programs += [("beat", ["beat"])]
     return [Child(name, args, None if log_dir is None else log_dir / f"{name}.log") for name, args in programs]
+
+
+def listening(children: Sequence[Child], listen: str | None) -> list[Child]:
+    """The same children, each showing its metrics at a port of its own: the first at `listen`, the others after it."""
+    if listen is None:
+        return list(children)
+    host, first = address(listen)
+    host = f"[{host}]" if ":" in host else host
+    for port, child in enumerate(children, first):
+        child.env = {PREFIX + "METRICS_LISTEN": f"{host}:{port}"}
+        print(f"metrics of {child.name}: http://{host}:{port}/metrics", file=sys.stderr)
+    return list(children)
 
 
 def check(settings: Settings, port: int) -> None:
@@ -116,6 +129,7 @@ def up(settings: Settings, *, port: int) -> int:
         print(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", file=sys.stderr)
         # Longer than a worker takes to end by itself, whatever hangs in it.
         grace = settings.shutdown_grace_seconds + 15
-        with Supervisor(children(port), env=env, cwd=Path.cwd(), grace=grace):
+        programs = listening(children(port), settings.metrics_listen)
+        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace):
             stop.wait()
     return 0

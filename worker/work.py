@@ -9,18 +9,18 @@ import warnings
 from celery import signals
 from celery.platforms import SecurityWarning
 
-from worker import compose, consumption, logs, queue
+from worker import consumption, logs, queue, roles
 from worker.settings import Settings
 from worker.tasks import register
 
 log = logging.getLogger(__name__)
 
 
-def work(settings: Settings, role: compose.Role) -> int:
+def work(settings: Settings, role: roles.Role) -> int:
     """Run until SIGTERM; then take no more, let what runs reach the end of its step, and return 0. A second SIGTERM
     ends the patience at once; and the process ends a few seconds after it, whatever still hangs."""
     logs.configure(settings.log_level)
-    with compose.worker(settings, role) as runtime:
+    with roles.worker(settings, role) as runtime:
         register(
             runtime.app,
             {

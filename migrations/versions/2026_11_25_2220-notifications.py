@@ -1,6 +1,6 @@
-"""notifications
+"""notifications, and the trace of a delivery and its run
 
-A table of its own: old code keeps running.
+A table of its own, and columns that may be empty: old code keeps running.
 
 Revision: 5d2a90c3b114, after 3b1c5d6e7f20, 2026-11-25 22:20:00+00:00
 """
@@ -38,7 +38,11 @@ def upgrade() -> None:
         ["publish_after"],
         postgresql_where=sa.text("ended_at IS NULL"),
     )
+    for table in ("deliveries", "runs"):
+        op.add_column(table, sa.Column("traceparent", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:
+    for table in ("deliveries", "runs"):
+        op.drop_column(table, "traceparent")
     op.drop_table("notifications")

@@ -27,8 +27,8 @@ def test_the_queue_s_depth_and_age(store: Store) -> None:
         lease = states.claim_next(session, profile="small-24b", owner="w", seconds=60)
         assert lease is not None
     shown = values(store)
-    assert shown["devstral_fix_queue_depth['0', 'none', 'small-24b']"] == 2
-    assert 0 <= shown["devstral_fix_queue_age_seconds['0', 'none', 'small-24b']"] < 60
+    assert shown["devstral_fix_queue_depth['10', 'none', 'small-24b']"] == 2
+    assert 0 <= shown["devstral_fix_queue_age_seconds['10', 'none', 'small-24b']"] < 60
     assert shown["devstral_fix_runs_live['fix', 'running', 'small-24b']"] == 1
     assert shown["devstral_fix_runs_live['fix', 'queued', 'small-24b']"] == 2
     assert shown["devstral_fix_database_up[]"] == 1

@@ -2,5 +2,6 @@
 
 from worker.observe.metrics import Metrics
 from worker.observe.tracing import Tracing
+from worker.observe.watch import Watch
 
-__all__ = ["Metrics", "Tracing"]
+__all__ = ["Metrics", "Tracing", "Watch"]

@@ -6,7 +6,7 @@ repositories that are worked on here; never a run, a person, or a text that a st
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram
 
 from agent.types import Outcome, Usage
 
@@ -26,29 +26,20 @@ class Metrics:
         self._tools = tools
         self._claims = self._histogram("claim_latency_seconds", "From claimable to claimed.", ["profile"], _WAITS)
         self._ended = self._counter("runs_ended", "Runs that ended here.", ["state", "outcome", "kind", "profile"])
-        self._stages = self._counter("stage_ends", "Ends of a stage's work on a run.", ["stage", "end"])
         self._takeovers = self._counter("lease_takeovers", "Leases that ran out and were taken from their worker.", [])
         self._lost = self._counter("leases_lost", "Leases that this process held and lost.", [])
-        self._deliveries = self._counter("deliveries", "Deliveries handled here.", ["state"])
-        self._calls = self._histogram("model_call_seconds", "Model calls.", ["model", "finish"], _CALLS)
+        self._calls = self._histogram("model_call_seconds", "Model calls.", ["model"], _CALLS)
         self._tokens = self._counter("tokens", "Tokens of model calls.", ["model", "repository", "kind"])
         self._cost = self._counter("cost_usd", "Booked cost of model calls.", ["model", "repository"])
         self._malformed = self._counter(
             "malformed_tool_calls", "Tool calls that could not be run as written.", ["model", "engine", "tool"]
         )
-        self._unusable = self._counter(
-            "unusable_answers", "Answers of which nothing could be used.", ["model", "engine"]
-        )
         self._commands = self._histogram("command_seconds", "Sandboxed commands.", ["status"], _COMMANDS)
         self._errors = self._counter("port_errors", "Failures of what the agent stands on.", ["port", "error"])
         self._gate_waits = self._histogram("gate_wait_seconds", "Waits for room.", ["gate"], _WAITS)
-        self._gates = self._gauge("gate", "A gate's room: capacity, held, waiting.", ["gate", "what"])
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
-
-    def _gauge(self, name: str, text: str, labels: list[str]) -> Gauge:
-        return Gauge(name, text, labels, namespace=NAMESPACE, registry=self.registry)
 
     def _histogram(self, name: str, text: str, labels: list[str], buckets: tuple[float, ...]) -> Histogram:
         return Histogram(name, text, labels, namespace=NAMESPACE, registry=self.registry, buckets=buckets)
@@ -59,21 +50,14 @@ class Metrics:
     def run_ended(self, *, state: str, outcome: Outcome | None, kind: str, profile: str) -> None:
         self._ended.labels(state, outcome.value if outcome else "none", kind, profile).inc()
 
-    def stage_ended(self, stage: str, end: str) -> None:
-        """`end`: done, given_back, failed, lease_lost, cancelled or held."""
-        self._stages.labels(stage, end).inc()
-
-    def taken_over(self, leases: int) -> None:
-        self._takeovers.inc(leases)
+    def taken_over(self) -> None:
+        self._takeovers.inc()
 
     def lease_lost(self) -> None:
         self._lost.inc()
 
-    def delivery_handled(self, state: str) -> None:
-        self._deliveries.labels(state).inc()
-
-    def model_called(self, model: str, finish: str, seconds: float) -> None:
-        self._calls.labels(model, finish).observe(seconds)
+    def model_called(self, model: str, seconds: float) -> None:
+        self._calls.labels(model).observe(seconds)
 
     def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
         self._tokens.labels(model, repository, "prompt").inc(usage.prompt - usage.cached)
@@ -84,9 +68,6 @@ class Metrics:
     def malformed_call(self, model: str, engine: str, tool: str) -> None:
         self._malformed.labels(model, engine, tool if tool in self._tools else OTHER_TOOL).inc()
 
-    def unusable_answer(self, model: str, engine: str) -> None:
-        self._unusable.labels(model, engine).inc()
-
     def command_ran(self, status: str, seconds: float) -> None:
         self._commands.labels(status).observe(seconds)
 
@@ -96,7 +77,3 @@ class Metrics:
 
     def gate_waited(self, gate: str, seconds: float) -> None:
         self._gate_waits.labels(gate).observe(seconds)
-
-    def gate(self, gate: str, *, capacity: float, held: float, waiting: float) -> None:
-        for what, value in (("capacity", capacity), ("held", held), ("waiting", waiting)):
-            self._gates.labels(gate, what).set(value)

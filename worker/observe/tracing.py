@@ -92,9 +92,9 @@ class Tracing:
                 span.set_status(Status(StatusCode.ERROR, type(error).__name__))
                 raise
 
-    def past(self, name: str, seconds: float, **attributes: Attribute | None) -> None:
-        """A span that ended now and took `seconds`, below the span this thread is in."""
-        end = time.time_ns()
+    def past(self, name: str, seconds: float, *, ago: float = 0.0, **attributes: Attribute | None) -> None:
+        """A span that ended `ago` seconds before now and took `seconds`, below the span this thread is in."""
+        end = time.time_ns() - int(ago * 1e9)
         span = self._tracer.start_span(name, start_time=end - int(seconds * 1e9))
         _Span(span).set(**attributes)
         span.end(end)

@@ -36,7 +36,7 @@ def grew(session: Session, batch_id: UUID) -> None:
     session.execute(update(Batch).where(Batch.id == batch_id).values(finished_at=None))
 
 
-def ended(session: Session, run_ids: Sequence[UUID]) -> Sequence[UUID]:
+def ended(session: Session, run_ids: Sequence[UUID]) -> Sequence[Batch]:
     """Runs came to their end: finish those of their batches in which no other run is live. Which those are."""
     if not run_ids:
         return []
@@ -52,8 +52,8 @@ def ended(session: Session, run_ids: Sequence[UUID]) -> Sequence[UUID]:
         update(Batch)
         .where(Batch.id.in_(batches), Batch.id.not_in(live), Batch.finished_at.is_(None))
         .values(finished_at=func.now())
-        .returning(Batch.id)
-        .execution_options(synchronize_session=False)
+        .returning(Batch)
+        .execution_options(synchronize_session=False, populate_existing=True)
     )
     return session.scalars(finished).all()
 

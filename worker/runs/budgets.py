@@ -18,6 +18,8 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.errors import LeaseLost
+from worker.runs import notifications
+from worker.runs.notifications import Kind
 from worker.runs.states import Lease
 from worker.store.models import Batch, Run, RunState
 from worker.store.money import Account, Reservation, Scope
@@ -259,6 +261,16 @@ def refresh(session: Session, days: DayLimits) -> None:
         for account in _locked(session, stale):
             account.limit_usd = limit
     session.flush()
+
+
+def tell_used_up(session: Session) -> None:
+    """The sweep's part: a shared budget that is used up is told to the operator's hook, once."""
+    statement = select(Account).where(
+        Account.used_up, Account.scope != Scope.RUN, or_(Account.day.is_(None), Account.day == today())
+    )
+    for account in session.scalars(statement):
+        about = {"budget": budget_of(account), "key": account.key, "limit_usd": str(account.limit_usd)}
+        notifications.note(session, Kind.BUDGET_USED_UP, f"{account.id}:{account.limit_usd}", **about)
 
 
 def budget_of(account: Account) -> str:

@@ -16,6 +16,7 @@ from agent import types
 from worker.runs import budgets, totals
 from worker.runs.states import Lease, write
 from worker.store.models import Evidence, Patch, Run, Spend, Step
+from worker.store.text import clean
 
 MICRO = Decimal("0.000001")
 
@@ -28,11 +29,6 @@ def usd(value: float) -> Decimal:
 def usd_at_most(value: float) -> Decimal:
     """The same, rounded up: what is set aside never falls short of what is booked."""
     return Decimal(repr(value)).quantize(MICRO, ROUND_CEILING)
-
-
-def clean(text: str) -> str:
-    """Text that Postgres can hold: no NUL, no lone surrogates."""
-    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}").encode("utf-8", "replace").decode("utf-8")
 
 
 def book(
@@ -99,6 +95,7 @@ def record_step(session: Session, lease: Lease, step: types.Step) -> None:
                     "arguments": clean(action.call.arguments),
                     "observation": clean(action.observation),
                     "ok": action.ok,
+                    "malformed": action.malformed,
                     "seconds": action.seconds,
                 }
                 for action in step.actions
@@ -133,7 +130,13 @@ def stored_step(row: Step) -> types.Step | None:
         index=row.index,
         thought=row.thought,
         actions=tuple(
-            types.Action(call=call, observation=done["observation"], ok=done["ok"], seconds=done["seconds"])
+            types.Action(
+                call=call,
+                observation=done["observation"],
+                ok=done["ok"],
+                malformed=done.get("malformed", False),  # rows of before do not say
+                seconds=done["seconds"],
+            )
             for call, done in zip(answer.tool_calls, row.actions, strict=False)
         ),
         usage=types.Usage(prompt=row.prompt_tokens, cached=row.cached_tokens, completion=row.completion_tokens),

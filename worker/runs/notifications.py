@@ -11,8 +11,8 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker.runs.ledger import clean
 from worker.store.notifications import Notification
+from worker.store.text import clean
 
 
 class Kind(StrEnum):

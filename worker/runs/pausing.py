@@ -10,11 +10,11 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker.runs.ledger import clean
 from worker.store import notices
 from worker.store.models import LIVE, Run
 from worker.store.operations import Switch
 from worker.store.switches import EVERYTHING
+from worker.store.text import clean
 
 
 @dataclass(frozen=True, kw_only=True)

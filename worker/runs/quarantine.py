@@ -17,10 +17,12 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from agent.types import Outcome
-from worker.runs.ledger import clean
+from worker.runs import notifications
+from worker.runs.notifications import Kind
 from worker.store.models import Run, RunState
 from worker.store.money import Quarantine
 from worker.store.room import quarantined
+from worker.store.text import clean
 
 ISSUE_FAILURES = 3
 REPOSITORY_FAILURES = 5
@@ -87,6 +89,8 @@ def judge(session: Session, *, hours: float) -> Sequence[Quarantine]:
         statement = insert(Quarantine).values(**values, until=until).on_conflict_do_nothing().returning(Quarantine)
         if (kept := session.scalar(statement)) is not None:
             made.append(kept)
+            about = {"repository": repository, "issue_number": number, "reason": kept.reason}
+            notifications.note(session, Kind.QUARANTINED, f"{kept.id}", **about)
     return made
 
 

@@ -12,11 +12,11 @@ from sqlalchemy.orm import Session
 
 from agent.types import Frozen
 from worker.runs import batches
-from worker.runs.ledger import clean
 from worker.runs.priorities import Priority
 from worker.runs.states import IllegalTransition, override
 from worker.store import lanes, notices
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
+from worker.store.text import clean
 
 Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$")]
 
@@ -84,6 +84,7 @@ def start(
     repository_config: dict[str, Any],
     held_reason: str | None = None,
     priority: Priority = Priority.INTERACTIVE,
+    traceparent: str | None = None,
 ) -> tuple[UUID, bool]:
     """Queue a fix of the issue, or find the live one: (run id, created). The database decides, so two racing
     requests can't both create."""
@@ -106,6 +107,7 @@ def start(
         "repository_config": repository_config,
         "held_reason": held_reason,
         "priority": priority,
+        "traceparent": traceparent,
     }
     created = session.scalar(insert(Run).values(**values).on_conflict_do_nothing().returning(Run.id))
     if created is not None:

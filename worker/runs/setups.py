@@ -11,8 +11,8 @@ from sqlalchemy.orm import Session
 
 from agent.types import ExitStatus, Outcome
 from worker.runs import states
-from worker.runs.ledger import clean
 from worker.store.models import Run, RunState
+from worker.store.text import clean
 
 HELD = "setup"
 

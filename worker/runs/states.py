@@ -6,7 +6,7 @@ whoever still works on the run is fenced out from then on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
@@ -17,7 +17,8 @@ from sqlalchemy.orm import Session
 
 from worker.clock import own_clock
 from worker.errors import LeaseLost, Permanent
-from worker.runs import attempts, batches
+from worker.runs import attempts, batches, notifications
+from worker.runs.notifications import Kind
 from worker.store import lanes, switches
 from worker.store.attempts import AttemptEnd, AttemptStage
 from worker.store.base import Base
@@ -102,7 +103,7 @@ def advance(session: Session, lease: Lease, to: RunState, *, counted: bool = Fal
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} may no longer move it to {to.value}")
     attempts.end(session, [lease.run_id], ENDS[to], reason=values.get("reason"), counted=counted)
     if to in FINAL:
-        batches.ended(session, [lease.run_id])
+        _ended(session, [lease.run_id])
 
 
 def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> None:
@@ -112,7 +113,17 @@ def override(session: Session, run_id: UUID, to: RunState, **values: Any) -> Non
         raise IllegalTransition(f"run {run_id} can't become {to.value} from where it is")
     attempts.end(session, [run_id], AttemptEnd.OVERRULED, reason=values.get("reason"))
     if to in FINAL:
-        batches.ended(session, [run_id])
+        _ended(session, [run_id])
+
+
+def _ended(session: Session, run_ids: Sequence[UUID]) -> None:
+    """In the transaction of the end: their batches may be finished, and what failed is told to the operator's hook."""
+    for batch in batches.ended(session, run_ids):
+        notifications.note(session, Kind.BATCH_FINISHED, f"{batch.id}", **batches.totals(session, batch))
+    failed = select(Run.id, Run.repository, Run.issue_number, Run.reason)
+    for run in session.execute(failed.where(Run.id.in_(run_ids), Run.state == S.FAILED)):
+        about = {"repository": run.repository, "issue_number": run.issue_number, "reason": run.reason}
+        notifications.note(session, Kind.RUN_FAILED, f"{run.id}", run_id=str(run.id), **about)
 
 
 def _lease_values(owner: str, seconds: float) -> dict[str, Any]:
@@ -280,5 +291,5 @@ def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]
     lanes.open_lanes(session, [lanes.Key(*row[2:]) for row in rows if row.state is S.QUEUED])
     if rows:
         attempts.end(session, [row.id for row in rows], AttemptEnd.LEASE_LOST, counted=True)
-    batches.ended(session, [row.id for row in rows if row.state in FINAL])
+    _ended(session, [row.id for row in rows if row.state in FINAL])
     return [(row.id, row.state) for row in rows]

@@ -13,10 +13,10 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.errors import Permanent
-from worker.runs.ledger import clean
 from worker.store import notices
 from worker.store.models import Run
 from worker.store.operations import WorkerProcess
+from worker.store.text import clean
 
 KEPT = timedelta(days=7)
 

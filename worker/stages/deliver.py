@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
@@ -25,6 +25,7 @@ from worker.errors import (
 )
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
+from worker.observe import Watch
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages import texts
@@ -34,6 +35,7 @@ from worker.stages.tidying import after_the_end
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
+from worker.store.text import clean
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +80,7 @@ class Deliver:
     repositories: Repositories
     lease_seconds: float
     check_runs: bool = True
+    watch: Watch = field(default_factory=Watch)
 
     def __call__(self, run_id: UUID) -> None:
         with logs.bound(run_id=run_id):
@@ -90,8 +93,11 @@ class Deliver:
                 return
             with self.heartbeat.hold(lease, stage="deliver", seconds=DEADLINE_SECONDS) as holding:
                 try:
-                    self._deliver(lease, holding)
+                    trace = None if run is None else run.traceparent
+                    with self.watch.stage("deliver", run_id, trace) as recording:
+                        recording.set(pull_request=self._deliver(lease, holding))
                 except LeaseLost as lost:
+                    self.watch.lease_lost()
                     log.warning("lease_lost", extra={"why": str(lost)})
                     self._after_loss(run_id)
                 except ShuttingDown as error:
@@ -123,7 +129,8 @@ class Deliver:
             known_heads=known,
         )
 
-    def _deliver(self, lease: Lease, holding: Holding) -> None:
+    def _deliver(self, lease: Lease, holding: Holding) -> str | None:
+        """The pull request's address, where there is one."""
         result = self._read(lease.run_id)
         run = result.run
         assert run.outcome is not None
@@ -158,6 +165,8 @@ class Deliver:
                 )
         self.repositories.drop_run_dir(str(run.id))
         log.info("run_delivered", extra={"outcome": run.outcome.value, "pull_request": url})
+        self.watch.ended(state="delivered", outcome=run.outcome, kind=run.kind.value, profile=run.profile)
+        return url
 
     def _push(self, lease: Lease, holding: Holding, forge: Forge, git_dir: Path, result: Result, patch: Patch) -> str:
         """The commit on the run's branch; pushed unless it is there already. People's commits are never replaced."""
@@ -263,7 +272,7 @@ class Deliver:
                 waited = queries.seconds_since_conclusion(session, lease.run_id)
                 if waited < PATIENCE_SECONDS:
                     wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
-                    states.hand_back_stage(session, lease, reason=ledger.clean(str(error)), wait=wait, counts=False)
+                    states.hand_back_stage(session, lease, reason=clean(str(error)), wait=wait, counts=False)
                     return
         except LeaseLost:
             log.warning("lease_lost")
@@ -274,9 +283,10 @@ class Deliver:
         log.error("run_failed", extra={"why": reason})
         try:
             with self.store.transaction() as session:
-                states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
+                states.advance(session, lease, RunState.FAILED, reason=clean(reason))
                 run = session.get_one(Run, lease.run_id, populate_existing=True)
         except LeaseLost:
             log.warning("lease_lost")
             return
+        self.watch.ended(state=run.state.value, outcome=run.outcome, kind=run.kind.value, profile=run.profile)
         self._tell_end(run)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from worker import logs, wakes
 from worker.errors import ForgeRefused, ForgeUnavailable, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat
 from worker.holding import Work
+from worker.observe import Watch
 from worker.runs import budgets, pausing, quarantine, queue_position, requests, setups
 from worker.runs.requests import IssueRequest, StopRequest
 from worker.stages import config, large_files, texts
@@ -94,6 +95,7 @@ class Intake:
     send: Callable[[wakes.Wake], None]
     profile: str
     max_attempts: int
+    watch: Watch = field(default_factory=Watch)
 
     def __call__(self) -> None:
         """Handle received deliveries until none is left; several workers may do so side by side."""
@@ -104,10 +106,11 @@ class Intake:
                 if delivery is None:
                     return
                 work.restart(CLAIM_SECONDS)
-                with logs.bound(delivery_id=delivery.id):
-                    self._handle(delivery, work)
+                trace = self.watch.tracing.span("intake", parent=delivery.traceparent, delivery_id=str(delivery.id))
+                with logs.bound(delivery_id=delivery.id), trace as recording:
+                    self._handle(delivery, work, delivery.traceparent or recording.traceparent)
 
-    def _handle(self, delivery: Delivery, work: Work) -> None:
+    def _handle(self, delivery: Delivery, work: Work, traceparent: str | None) -> None:
         if delivery.request is None:
             self._finish(delivery, DeliveryState.IGNORED, "nothing was asked for")
             return
@@ -116,7 +119,7 @@ class Intake:
             if isinstance(request, StopRequest):
                 self._stop(delivery, request)
             else:
-                self._start_as_it_is(delivery, request, work)
+                self._start_as_it_is(delivery, request, work, traceparent)
         except Refused as refused:
             self._finish(delivery, DeliveryState.IGNORED, str(refused))
             if refused.tell:
@@ -144,17 +147,17 @@ class Intake:
                 after_commit(session, partial(self.send, wake))
         log.info("runs_stopped", extra={"count": len(stopped), "ending": request.ending})
 
-    def _start_as_it_is(self, delivery: Delivery, request: IssueRequest, work: Work) -> None:
+    def _start_as_it_is(self, delivery: Delivery, request: IssueRequest, work: Work, traceparent: str | None) -> None:
         """Start it, or look again where somebody closed the issue (or the like) as we looked at it."""
         for _ in range(2):
             try:
-                self._start(delivery, request, work)
+                self._start(delivery, request, work, traceparent)
             except Changed:
                 continue
             return
-        self._start(delivery, request, work)
+        self._start(delivery, request, work, traceparent)
 
-    def _start(self, delivery: Delivery, request: IssueRequest, work: Work) -> None:
+    def _start(self, delivery: Delivery, request: IssueRequest, work: Work, traceparent: str | None) -> None:
         with self.store.transaction() as session:
             began = requests.newest_stop(session, request.repository, request.issue_number)
         forge = self.forges.open(request.repository, request.installation_id)
@@ -190,6 +193,7 @@ class Intake:
                 max_attempts=self.max_attempts,
                 repository_config=settings.model_dump(mode="json"),
                 held_reason=held,
+                traceparent=traceparent,
             )
             reason = None if created else "a run for this issue is already under way"
             state = DeliveryState.HANDLED if created else DeliveryState.IGNORED

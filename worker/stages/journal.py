@@ -13,6 +13,7 @@ from agent.errors import Cancelled, LimitsExceeded
 from agent.types import Limits, Price, Step, Usage
 from worker.errors import LeaseLost, Paused, ShuttingDown, Transient
 from worker.holding import Holding
+from worker.observe import Watch
 from worker.runs import budgets, ledger
 from worker.runs.budgets import Amount, DayLimits, Limited, Refusal
 from worker.store.money import Scope
@@ -43,6 +44,9 @@ class LeasedJournal:
     price: Price = field(default_factory=Price)
     limits: Limits = field(default_factory=Limits)
     days: DayLimits = field(default_factory=DayLimits)
+    repository: str = ""
+    engine: str = ""
+    watch: Watch = field(default_factory=Watch)
     patience: float = 30.0
     """Seconds that a call waits for money that other calls have set aside and may not need."""
     _in_step: threading.Event = field(default_factory=threading.Event, init=False)
@@ -105,9 +109,11 @@ class LeasedJournal:
                 profile=self.profile,
                 model=self.model,
             )
+        self.watch.called(model=self.model, repository=self.repository, usage=usage, usd=usd, seconds=seconds)
 
     def step(self, step: Step) -> None:
         self.holding.check()
         with self.store.transaction() as session:
             ledger.record_step(session, self.holding.lease, step)
+        self.watch.stepped(step, model=self.model, engine=self.engine)
         self._in_step.clear()

@@ -18,6 +18,7 @@ from worker.errors import LeaseLost, ModelUnavailable, Paused, Permanent, Shutti
 from worker.gates import Gate, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
+from worker.observe import Watch
 from worker.runs import ledger, setups, states
 from worker.runs.budgets import DayLimits
 from worker.runs.states import Lease
@@ -30,6 +31,7 @@ from worker.stages.resume import Resumption
 from worker.store import lanes
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
+from worker.store.text import clean
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,7 @@ class Pursue:
     gates: Sequence[Gate] = ()
     repository_slots: int = lanes.REPOSITORY_SLOTS
     days: DayLimits = field(default_factory=DayLimits)
+    watch: Watch = field(default_factory=Watch)
 
     def __call__(self) -> None:
         if self.stopping.is_set():
@@ -112,6 +115,7 @@ class Pursue:
             attempt = self._solve(lease, holding)
             self._conclude(lease, holding, attempt)
         except LeaseLost as lost:
+            self.watch.lease_lost()
             log.warning("lease_lost", extra={"why": str(lost)})
         except LayerMissing:
             self._hold_for_setup(lease)
@@ -119,6 +123,7 @@ class Pursue:
             self._give_back(lease, error)
             return False
         except Permanent as error:
+            self.watch.failed(error)
             self._fail(lease, str(error))
         except Exception as error:
             log.exception("run_crashed")
@@ -136,6 +141,8 @@ class Pursue:
                 tokenizer=model.tokenizer,
                 isolation=self.solver.sandbox.isolation,
             )
+        if lease.token == 1 and run.setup_key is None and run.started_at is not None:
+            self.watch.claimed(self.profile, (run.started_at - run.queued_at).total_seconds())
         if run.cancel_requested is not None:  # asked for while nobody held it
             holding.cancelled(run.cancel_requested)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
@@ -158,6 +165,9 @@ class Pursue:
             price=self.solver.price,
             limits=limits,
             days=self.days,
+            repository=run.repository,
+            engine=model.identity,
+            watch=self.watch,
         )
         progress = Resumption(
             store=self.store,
@@ -167,7 +177,7 @@ class Pursue:
             base_commit=run.base_commit,
             identity=model.identity,
         )
-        with layer_of(self.layers, run.setup_key) as layer:
+        with self.watch.stage("pursue", run.id, run.traceparent), layer_of(self.layers, run.setup_key) as layer:
             solver = replace(self.solver, limits=limits)
             return solver.solve(git_dir, task, journal, holding.cancel, progress=progress, layer=layer)
 
@@ -195,8 +205,8 @@ class Pursue:
                 lease,
                 RunState.CONCLUDED,
                 exit_status=result.exit_status,
-                reason=ledger.clean(result.reason),
-                summary=ledger.clean(result.summary),
+                reason=clean(result.reason),
+                summary=clean(result.summary),
                 prompt_hash=attempt.prompt_hash,
                 not_before=None,
                 publish_after=func.now() + timedelta(seconds=5),
@@ -216,6 +226,7 @@ class Pursue:
     def _give_back(self, lease: Lease, error: Transient) -> None:
         """Back to the queue with the reason visible. No attempt is counted for a shutdown, a pause, a model that is
         down or a budget without room."""
+        self.watch.failed(error)
         log.warning("run_given_back", extra={"why": str(error)})
         free = isinstance(error, ModelUnavailable | ShuttingDown | Paused | NoRoom)
         wait = 0.0 if isinstance(error, ShuttingDown | Paused) else RETRY_SECONDS
@@ -228,7 +239,7 @@ class Pursue:
                     self._tell(session, lease)
                     return
                 if not free and run.attempt + 1 >= run.max_attempts:
-                    reason = ledger.clean(f"given up after {run.max_attempts} attempts: {error}")
+                    reason = clean(f"given up after {run.max_attempts} attempts: {error}")
                     states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)
                     self._tell(session, lease)
                     return
@@ -238,7 +249,7 @@ class Pursue:
                     lease,
                     RunState.QUEUED,
                     counted=not free,
-                    reason=ledger.clean(str(error)),
+                    reason=clean(str(error)),
                     not_before=later,
                     publish_after=later,
                 )
@@ -251,11 +262,16 @@ class Pursue:
         log.error("run_failed", extra={"why": reason})
         try:
             with self.store.transaction() as session:
-                states.advance(session, lease, RunState.FAILED, reason=ledger.clean(reason))
+                states.advance(session, lease, RunState.FAILED, reason=clean(reason))
                 self._tell(session, lease)
         except LeaseLost:
             log.warning("lease_lost")
 
     def _tell(self, session: Session, lease: Lease) -> None:
         """People hear of an end without delivery, too."""
+        run = session.get_one(Run, lease.run_id, populate_existing=True)
+        state, kind = run.state.value, run.kind.value
+        after_commit(
+            session, lambda: self.watch.ended(state=state, outcome=run.outcome, kind=kind, profile=self.profile)
+        )
         after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))

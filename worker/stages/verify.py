@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from agent import evidence as rules
@@ -16,6 +16,7 @@ from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
+from worker.observe import Watch
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages.config import RepositoryConfig
@@ -25,6 +26,7 @@ from worker.stages.verification import Verifier, refusal
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
+from worker.store.text import clean
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +45,7 @@ class Verify:
     layers: Layers
     send: Callable[[wakes.Wake], None]
     lease_seconds: float
+    watch: Watch = field(default_factory=Watch)
 
     def __call__(self, run_id: UUID) -> None:
         with self.store.transaction() as session:
@@ -53,6 +56,7 @@ class Verify:
             try:
                 self._verify(lease, holding)
             except LeaseLost as lost:
+                self.watch.lease_lost()
                 log.warning("lease_lost", extra={"why": str(lost)})
             except LayerMissing as missing:
                 self._wait_for_setup(lease, str(missing))
@@ -90,7 +94,8 @@ class Verify:
                 with self.store.transaction() as session:
                     ledger.record_evidence(session, lease, piece)
 
-            with layer_of(self.layers, run.setup_key) as layer:
+            stage = self.watch.stage("verify", run.id, run.traceparent)
+            with stage, layer_of(self.layers, run.setup_key) as layer:
                 taken = self.verifier.verify(
                     git_dir, patch, settings, cancel=holding.cancel, record=record, layer=layer
                 )
@@ -98,7 +103,7 @@ class Verify:
                 run.exit_status, patch_is_empty=patch.empty, test_command=settings.test, evidence=taken
             )
         with self.store.transaction() as session:
-            states.finish_verify(session, lease, outcome=verdict.outcome, reason=ledger.clean(verdict.reason))
+            states.finish_verify(session, lease, outcome=verdict.outcome, reason=clean(verdict.reason))
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         log.info("run_verified", extra={"outcome": verdict.outcome.value})
 
@@ -124,7 +129,7 @@ class Verify:
             with self.store.transaction() as session:
                 run = session.get_one(Run, lease.run_id)
                 if run.attempt + 1 < run.max_attempts:
-                    states.hand_back_stage(session, lease, reason=ledger.clean(reason), wait=RETRY_SECONDS, counts=True)
+                    states.hand_back_stage(session, lease, reason=clean(reason), wait=RETRY_SECONDS, counts=True)
                     return
         except LeaseLost:
             log.warning("lease_lost")
@@ -135,7 +140,9 @@ class Verify:
         log.error("run_failed", extra={"why": reason})
         try:
             with self.store.transaction() as session:
-                states.advance(session, lease, RunState.FAILED, counted=counted, reason=ledger.clean(reason))
+                states.advance(session, lease, RunState.FAILED, counted=counted, reason=clean(reason))
+                run = session.get_one(Run, lease.run_id, populate_existing=True)
                 after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
+            self.watch.ended(state=run.state.value, outcome=run.outcome, kind=run.kind.value, profile=run.profile)
         except LeaseLost:
             log.warning("lease_lost")

@@ -66,6 +66,7 @@ class Delivery(Base):
     sender: Mapped[str | None]
     body_sha256: Mapped[str]
     request: Mapped[dict[str, Any] | None]
+    traceparent: Mapped[str | None]  #: of the trace that it began, where traces are made
     state: Mapped[DeliveryState] = mapped_column(by_value(DeliveryState, "state"))
     reason: Mapped[str | None]
     run_id: Mapped[UUID | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"))
@@ -133,6 +134,7 @@ class Run(Base):
     issue_title: Mapped[str]
     issue_body: Mapped[str]
     requested_by: Mapped[str]
+    traceparent: Mapped[str | None]
     batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id"), index=True)
     label: Mapped[str] = mapped_column(server_default="")  #: what asked for it, for the accounts
 

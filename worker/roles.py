@@ -1,0 +1,261 @@
+"""A worker process of each role: its use cases, the queues it serves, and what it has room for.
+
+Credentials follow the role: only `default` opens the forge, only `gpu` opens a model, and neither `gpu` nor `cpu` holds
+anything of GitHub's: they read the mirrors that `default` keeps.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Literal
+
+from celery import Celery
+
+from worker import compose, queue, wakes
+from worker.adapters.repos import GitRepositories
+from worker.gated_sandbox import GatedSandbox
+from worker.gates import CommandGate, Gate, Measured, TokenGate
+from worker.heartbeat import Heartbeat, owner_name
+from worker.observe import Watch
+from worker.observe.exposition import exposed
+from worker.observe.load import GateLoads
+from worker.paced import Paced
+from worker.periodic import Periodic
+from worker.presence import Presence
+from worker.prune import PruneRows, PruneRunDirs
+from worker.queue import Publisher
+from worker.settings import Settings
+from worker.shutdown import Shutdown
+from worker.stages.deliver import Deliver
+from worker.stages.intake import Intake
+from worker.stages.notify import Notify
+from worker.stages.pursue import Pursue
+from worker.stages.setup import Builder, SetUp
+from worker.stages.verification import Verifier
+from worker.stages.verify import Verify
+from worker.store.notices import Listener
+from worker.store.session import Store
+from worker.sweep import Sweep
+
+Role = Literal["default", "cpu", "gpu"]
+UseCases = dict[str, Callable[..., None]]
+
+PRUNE_SECONDS = 3600.0
+STAND_IN_PERIODS = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class Runtime:
+    """What a worker process of one role executes, when it takes messages, and how it ends."""
+
+    app: Celery
+    send: Callable[[wakes.Wake], None]
+    use_cases: dict[str, Callable[..., None]]
+    queues: tuple[str, ...]
+    slots: int
+    doors: tuple[Gate, ...]  #: closed for good or for a time: what is asked for then is for other workers
+    gates: tuple[Measured, ...]  #: what runs out: room for trajectories, room for commands
+    greet: tuple[wakes.Wake, ...]  #: what it sends when messages begin to arrive: others may have been lost before
+    shutdown: Shutdown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Process:
+    """What every role has."""
+
+    settings: Settings
+    store: Store
+    send: Callable[[wakes.Wake], None]
+    heartbeat: Heartbeat
+    shutdown: Shutdown
+    repositories: GitRepositories
+    watch: Watch
+    stack: ExitStack  #: closes what it opened, when the process ends
+
+
+@dataclass(frozen=True, kw_only=True)
+class Duty:
+    """What one role does."""
+
+    use_cases: UseCases
+    queues: tuple[str, ...]
+    slots: int
+    gates: tuple[Measured, ...] = ()
+    greet: tuple[wakes.Wake, ...] = ()
+
+
+def _default(process: Process) -> Duty:
+    settings = process.settings
+    forges = compose.make_forges(settings)
+    sweep = Sweep(
+        store=process.store,
+        send=process.send,
+        repository_slots=settings.repository_slots,
+        days=compose.day_limits(settings),
+        quarantine_hours=settings.quarantine_hours,
+        watch=process.watch,
+    )
+    use_cases: UseCases = {
+        wakes.INTAKE: Intake(
+            store=process.store,
+            heartbeat=process.heartbeat,
+            forges=forges,
+            repositories=process.repositories,
+            send=process.send,
+            profile=settings.profile,
+            max_attempts=settings.max_attempts,
+            watch=process.watch,
+        ),
+        wakes.DELIVER: Deliver(
+            store=process.store,
+            heartbeat=process.heartbeat,
+            forges=forges,
+            repositories=process.repositories,
+            lease_seconds=settings.lease_seconds,
+            check_runs=settings.check_runs,
+            watch=process.watch,
+        ),
+        wakes.NOTIFY: Notify(store=process.store, notifier=compose.make_notifier(settings, process.stack)),
+        wakes.SWEEP: Paced(sweep, settings.sweep_seconds / 2),
+    }
+    # Beat may die, and Redis may lose its message: recovery then takes a few of its periods, not for ever.
+    stand_in = Periodic("sweep", sweep, seconds=STAND_IN_PERIODS * settings.sweep_seconds)
+    process.stack.callback(stand_in.close)
+    process.stack.callback(Periodic("prune_rows", PruneRows.by(settings, process.store), seconds=PRUNE_SECONDS).close)
+    return Duty(use_cases=use_cases, queues=(wakes.DEFAULT,), slots=4, greet=(wakes.intake(),))
+
+
+def _sandbox(process: Process) -> tuple[GatedSandbox, CommandGate]:
+    commands = CommandGate(process.settings.command_slots or len(os.sched_getaffinity(0)))
+    inner = compose.make_sandbox(process.settings, process.settings.data_dir, process.repositories)
+    return GatedSandbox(inner, commands, process.watch), commands
+
+
+def _gpu(process: Process) -> Duty:
+    settings = process.settings
+    sandbox, commands = _sandbox(process)
+    # The setting holds until an engine in this process knows better.
+    tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
+    solver = compose.make_solver(settings, sandbox, process.repositories)
+    process.heartbeat.only_while(lambda: solver.model.alive)
+    pursue = Pursue(
+        store=process.store,
+        heartbeat=process.heartbeat,
+        solver=solver,
+        repositories=process.repositories,
+        layers=compose.make_layers(settings),
+        send=process.send,
+        profile=settings.profile,
+        lease_seconds=settings.lease_seconds,
+        stopping=process.shutdown.begun,
+        admission=tokens,
+        gates=(commands,),
+        repository_slots=settings.repository_slots,
+        days=compose.day_limits(settings),
+        watch=process.watch,
+    )
+    return Duty(
+        use_cases={wakes.PURSUE: pursue},
+        queues=(wakes.gpu_queue(settings.profile),),
+        slots=settings.gpu_slots,
+        gates=(tokens, commands),
+        greet=(wakes.permit(settings.profile),),
+    )
+
+
+def _cpu(process: Process) -> Duty:
+    settings = process.settings
+    sandbox, commands = _sandbox(process)
+    repositories, layers = process.repositories, compose.make_layers(settings)
+    use_cases: UseCases = {
+        wakes.VERIFY: Verify(
+            store=process.store,
+            heartbeat=process.heartbeat,
+            verifier=Verifier(sandbox=sandbox, repositories=repositories),
+            repositories=repositories,
+            layers=layers,
+            send=process.send,
+            lease_seconds=settings.lease_seconds,
+            watch=process.watch,
+        ),
+        wakes.SETUP: SetUp(
+            store=process.store,
+            heartbeat=process.heartbeat,
+            builder=Builder(
+                sandbox=sandbox, repositories=repositories, layers=layers, egress=compose.make_egress(settings)
+            ),
+            repositories=repositories,
+            send=process.send,
+        ),
+    }
+    return Duty(use_cases=use_cases, queues=(wakes.CPU,), slots=settings.cpu_slots, gates=(commands,))
+
+
+DUTIES: dict[Role, Callable[[Process], Duty]] = {"default": _default, "gpu": _gpu, "cpu": _cpu}
+
+
+@contextmanager
+def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
+    """Build a worker process of one role, and take it apart at the end."""
+    with ExitStack() as stack:
+        store = Store(settings.need("database_url"))
+        stack.callback(store.close)
+        watch = compose.make_watch(settings, role)
+        stack.callback(watch.tracing.close)
+        app = queue.make_app(
+            settings.need("redis_url"),
+            sweep_seconds=settings.sweep_seconds,
+            visibility_seconds=settings.visibility_seconds,
+        )
+        publisher = Publisher(app, pause=queue.SHORT_PAUSE)
+        stack.callback(publisher.close)
+        heartbeat = Heartbeat(store, seconds=settings.lease_seconds)
+        stack.callback(heartbeat.close)
+        listener = Listener(store, heartbeat.look)
+        stack.callback(listener.close)
+        shutdown = Shutdown(store, heartbeat, grace=settings.shutdown_grace_seconds)
+        repositories = compose.make_repositories(settings.data_dir)
+        tidy = PruneRunDirs(store=store, repositories=repositories)
+        stack.callback(Periodic("prune_run_directories", tidy, seconds=PRUNE_SECONDS).close)
+        duty = DUTIES[role](
+            Process(
+                settings=settings,
+                store=store,
+                send=publisher.send,
+                heartbeat=heartbeat,
+                shutdown=shutdown,
+                repositories=repositories,
+                watch=watch,
+                stack=stack,
+            )
+        )
+        watch.metrics.registry.register(GateLoads(duty.gates))
+        stack.enter_context(exposed(watch.metrics.registry, settings.metrics_listen))
+        presence = Presence(
+            store,
+            owner_name(),
+            role=role,
+            queues=duty.queues,
+            profile=settings.profile,
+            slots=duty.slots,
+            isolation=settings.isolation.value,
+            version=version("devstral-fix"),
+            lease_seconds=settings.lease_seconds,
+        )
+        stack.callback(presence.close)
+        heartbeat.also(presence.touch)
+        yield Runtime(
+            app=app,
+            use_cases=duty.use_cases,
+            queues=duty.queues,
+            slots=duty.slots,
+            doors=(presence, shutdown),
+            gates=duty.gates,
+            greet=duty.greet,
+            send=publisher.send,
+            shutdown=shutdown,
+        )
