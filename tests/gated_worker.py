@@ -10,7 +10,9 @@ import os
 import queue as stdlib
 import sys
 import threading
+from types import SimpleNamespace
 
+from agent.types import Limits
 from worker import consumption, queue, wakes
 from worker.gates import TokenGate
 from worker.heartbeat import Heartbeat
@@ -47,7 +49,7 @@ def main(database_url: str, redis_url: str, slots: int, capacity: int) -> None:
     pursue = Told(
         store=store,
         heartbeat=Heartbeat(store, seconds=60),
-        solver=unused,
+        solver=SimpleNamespace(model=SimpleNamespace(alive=True), limits=Limits()),
         repositories=unused,
         layers=unused,
         send=publisher.send,
