@@ -28,7 +28,10 @@ BURST = 50
 RUNS = Base.metadata.tables[Run.__tablename__]
 
 
-def _queue(session: Session, number: int, *, repository: str = "acme/bench") -> UUID:
+def queued(
+    session: Session, number: int, *, repository: str = "acme/bench", commit: str = "0" * 40, attempts: int = 1
+) -> UUID:
+    """A queued run that anybody with a worker may claim."""
     request = IssueRequest(
         repository=repository,
         installation_id=None,
@@ -45,9 +48,9 @@ def _queue(session: Session, number: int, *, repository: str = "acme/bench") -> 
         request,
         clone_url="",
         base_branch="main",
-        base_commit="0" * 40,
+        base_commit=commit,
         profile=PROFILE,
-        max_attempts=1,
+        max_attempts=attempts,
         repository_config={},
     )
     return run_id
@@ -83,14 +86,14 @@ def idle_and_burst(store: Store, redis_url: str, *, command: str, slots: int, co
     single = []
     for number in range(1, count + 1):
         with store.transaction() as session:
-            run_id = _queue(session, number)
+            run_id = queued(session, number)
         publisher.send(wakes.permit(PROFILE))
         _until(store, [run_id], 1)
         if number > 5:  # the first few warm the worker's pools
             single += _waits(store, [run_id])
         time.sleep(0.05)  # the slot is idle again, and so is the publisher
     with store.transaction() as session:
-        burst = [_queue(session, count + n, repository=f"acme/burst-{n % 10}") for n in range(1, BURST + 1)]
+        burst = [queued(session, count + n, repository=f"acme/burst-{n % 10}") for n in range(1, BURST + 1)]
     publisher.send(wakes.permit(PROFILE))  # one for all
     _until(store, burst, slots)
     first = _waits(store, burst)[:slots]

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from sqlalchemy import func, select
 
-from worker.bench import claims, records
+from worker.bench import claims, records, recovery, waiting
 from worker.bench.records import Figure, figure, percentile
 from worker.demo.watch import Progress
 from worker.settings import PREFIX
@@ -148,6 +148,7 @@ def main() -> int:
         env, port = _environment(servers, root), free_port()
         with Supervisor([Child("gpu", ["work", "--role", "gpu"], root / "gpu.log")], env=env, cwd=root, grace=10):
             figures += claims.idle_and_burst(store, servers.redis_url, command=COMMAND, slots=SLOTS)
+        figures += recovery.after_a_kill(store, servers.redis_url, root, env, command=COMMAND)
         with (
             Supervisor([Child("api", ["serve", "--port", str(port)], root / "api.log")], env=env, cwd=root, grace=10),
             Progress() as progress,
@@ -157,6 +158,7 @@ def main() -> int:
         for repositories in (50, 5000):
             figures += claims.long_queue(store, repositories=repositories, command=COMMAND)
         figures += claims.at_cap(store, command=COMMAND)
+    figures += waiting.waiting_trajectories(COMMAND)
     records.write("control-plane", figures)
     print(records.table(figures))
     return 0 if all(f.met is not False for f in figures) else 1
