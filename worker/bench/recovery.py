@@ -1,4 +1,4 @@
-"""How soon a run goes on after its worker was killed: from SIGKILL to the next claim, in the database's and our own time.
+"""How soon a run goes on after its worker was killed: from SIGKILL to the next claim.
 
 Two GPU workers, a model server that never answers, short leases. The killed one is whoever holds the run.
 """
