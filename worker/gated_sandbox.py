@@ -42,7 +42,7 @@ class GatedSession:
 
     session: Session
     gate: CommandGate
-    watch: Watch
+    watch: Watch = field(default_factory=Watch)
 
     def exec(
         self,

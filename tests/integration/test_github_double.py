@@ -105,6 +105,8 @@ def test_labelling_sends_a_signed_webhook(double: GitHubDouble, receiver: Receiv
     assert isinstance(parsed, Received)
     assert parsed.request is not None, parsed.ignored_reason
     assert parsed.request.model_dump(exclude={"issue_url"}) == {
+        "kind": "start",
+        "batch_id": None,
         "repository": REPOSITORY,
         "installation_id": double.installation_id,
         "issue_number": number,

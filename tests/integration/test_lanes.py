@@ -201,7 +201,8 @@ def test_a_run_that_is_queued_while_its_lane_is_removed_opens_it_again(store):
             assert lanes.tidy(sweep) == 1
             made = pool.submit(queued, store, *batch("a"))
             wait_for_lock(store, made)
-        assert claimed(store, 1) == made.result(20)
+        run_ids = made.result(20)
+        assert claimed(store, 1) == run_ids
 
 
 def test_a_run_freed_from_a_lost_worker_has_a_lane(store):

@@ -244,8 +244,8 @@ def test_a_disk_that_others_fill_is_no_broken_set_up(stage):
     assert stage.layers.forget_failures() == 0
 
 
-def test_one_that_makes_too_much_is_ended_and_says_so(stage):
-    stage.layers = DiskLayers(stage.root / "setups", largest=32 << 20)
+def test_one_that_makes_too_much_is_ended_and_says_so(stage, quiet_disk):
+    stage.layers = DiskLayers(quiet_disk / "setups", largest=32 << 20)
     run = stage.set_up(stage.queue(setup='dd if=/dev/zero of="$SETUP_DIR/x" bs=1M; sleep 60'))
     assert (run.outcome, run.reason) == (Outcome.SETUP_FAILED, "the set-up made more than a layer may hold")
 

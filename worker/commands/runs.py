@@ -53,45 +53,6 @@ def list_runs(limit: int, *, as_json: bool) -> None:
             )
 
 
-@runs.command("show", epilog="Example: devstral-fix runs show 01990000-0000-7000-8000-000000000000")
-@click.argument("run_id", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def show_run(run_id: UUID, *, as_json: bool) -> None:
-    """One run; while it is queued, its place in the queue and when its turn may come."""
-    from worker.runs import queue_position
-    from worker.store import queries
-
-    def read(session: Any) -> Any:
-        row = queries.run(session, run_id)
-        return None if row is None else (row, queue_position.place(session, run_id), queue_position.told(session, row))
-
-    found = in_transaction(read)
-    if found is None:
-        raise click.BadParameter(f"there is no run {run_id}", param_hint="RUN_ID")
-    row, place, told = found
-    data = {
-        "run_id": str(row.id),
-        "repository": row.repository,
-        "issue_number": row.issue_number,
-        "profile": row.profile,
-        "state": row.state.value,
-        "outcome": row.outcome.value if row.outcome else None,
-        "reason": row.reason,
-        "held_reason": row.held_reason,
-        "attempt": row.attempt,
-        "cost_usd": float(row.usd),
-        "queue": None if place is None else place.as_json(),
-    }
-    if as_json:
-        click.echo(json.dumps(data))
-        return
-    for name, value in data.items():
-        if value is not None and name != "queue":
-            click.echo(f"{name.replace('_', ' ')}: {value}")
-    if told is not None:
-        click.echo(f"queue: {told}")
-
-
 @runs.command("cancel", epilog="Example: devstral-fix runs cancel 01990000-0000-7000-8000-000000000000")
 @click.argument("run_id", type=click.UUID)
 @click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")

@@ -30,11 +30,13 @@ def show_run(run_id: UUID, *, as_json: bool) -> None:
 
 def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
     """JSON-ready values; None when there is no such run. Costs are USD, moments ISO 8601."""
+    from worker.runs import budgets, queue_position
     from worker.store import queries, trajectories
 
     run = queries.run(session, run_id)
     if run is None:
         return None
+    place = queue_position.place(session, run_id)
     spend = trajectories.spend_by_attempt(session, run_id)
     attempts: dict[int, dict[str, Any]] = {
         attempt.lease_token: {
@@ -66,6 +68,9 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "outcome": run.outcome.value if run.outcome else None,
         "exit_status": run.exit_status.value if run.exit_status else None,
         "reason": run.reason,
+        "held_reason": run.held_reason,
+        "held": budgets.held(session, run),
+        "queue": None if place is None else {**place.as_json(), "told": queue_position.told(session, run)},
         "profile": run.profile,
         "model": run.model,
         "attempt": run.attempt,
@@ -99,6 +104,9 @@ def lines(data: dict[str, Any]) -> list[str]:
     shown = [
         f"{data['run_id']}  {data['repository']}#{data['issue_number']}  {state}",
         *([f"reason    {data['reason']}"] if data["reason"] else []),
+        *([f"waits for {data['held_reason']}"] if data["held_reason"] else []),
+        *([data["held"]] if data["held"] else []),
+        *([f"queue     {data['queue']['told']}"] if data["queue"] and data["queue"]["told"] else []),
         f"model     {data['model'] or 'none yet'} ({data['profile']})",
         f"spent     {data['calls']} calls, ${data['cost_usd']:.4f}",
     ]
