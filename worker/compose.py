@@ -23,10 +23,10 @@ from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 
 
-def make_model(settings: Settings) -> Model:
+def make_model(settings: Settings, counter: TokenCounter | None = None) -> Model:
     return open_model(
         settings.need("model"),
-        counter=TokenCounter(settings.tekken_file),
+        counter=counter or TokenCounter(settings.tekken_file),
         allow_remote=settings.allow_remote_models,
         api_key=settings.model_api_key,
     )
@@ -93,9 +93,11 @@ def make_egress(settings: Settings) -> ProxyEgress:
     return ProxyEgress(settings.data_dir.absolute() / "egress", policy, lambda: ask(environment))
 
 
-def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositories) -> Solver:
+def make_solver(
+    settings: Settings, sandbox: Sandbox, repositories: GitRepositories, counter: TokenCounter | None = None
+) -> Solver:
     return Solver(
-        model=make_model(settings),
+        model=make_model(settings, counter),
         sandbox=sandbox,
         repositories=repositories,
         limits=settings.limits,

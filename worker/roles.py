@@ -15,7 +15,9 @@ from typing import Literal
 
 from celery import Celery
 
+from agent.tokens import TokenCounter
 from worker import compose, queue, wakes
+from worker.adapters.models.history import open_history
 from worker.adapters.repos import GitRepositories
 from worker.gated_sandbox import GatedSandbox
 from worker.gates import CommandGate, Gate, Measured, TokenGate
@@ -140,7 +142,9 @@ def _gpu(process: Process) -> Duty:
     sandbox, commands = _sandbox(process)
     # The setting holds until an engine in this process knows better.
     tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
-    solver = compose.make_solver(settings, sandbox, process.repositories)
+    counter = TokenCounter(settings.tekken_file)
+    open_history(counter, "", ())  # read now: it takes seconds, and a run's wall time is for its own work
+    solver = compose.make_solver(settings, sandbox, process.repositories, counter)
     process.heartbeat.only_while(lambda: solver.model.alive)
     pursue = Pursue(
         store=process.store,

@@ -75,7 +75,7 @@ def _cut(row: Row, case: str) -> bool:
 def model_hangs(row: Row) -> None:
     """No answer, ever: the run's own wall time ends it, and what it changed so far is delivered."""
     site = row.site
-    wall = 5 * processes.patience
+    wall = 8 * processes.patience
     site.start("gpu", settings={"LIMITS": json.dumps({"wall_seconds": wall})})
     site.ready("gpu")
     case = row.submit("model-hangs")
