@@ -7,6 +7,8 @@ import re
 import signal
 import subprocess
 import threading
+from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -178,10 +180,23 @@ def group(box):
         yield None
         return
     made = base.folders[base.ender] / f"attack-{os.getpid()}"
+    beside = made.with_name(f"{made.name}-beside")  # the folder above goes with the last group in it
+    assert wait_for(lambda: _made(beside), 10)
     yield made
     if made.is_dir():  # its last member may still be leaving
         assert wait_for(lambda: not (made / "cgroup.procs").read_text(), 10)
         made.rmdir()
+    beside.rmdir()
+    with suppress(OSError):  # others use it
+        made.parent.rmdir()
+
+
+def _made(group: Path) -> bool:
+    """Another process may remove the folder above, as long as it is empty."""
+    with suppress(FileNotFoundError):
+        group.parent.mkdir(exist_ok=True)
+        group.mkdir()
+    return group.is_dir()
 
 
 def test_control_groups_are_out_of_reach(session, row, group):
