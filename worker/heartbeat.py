@@ -149,14 +149,14 @@ class Heartbeat:
 
     def look(self, run_id: UUID | None) -> None:
         """The same at once, for one run, or for everything held here."""
-        for work in self.held():
-            if not isinstance(work, Holding):
-                self._ask(work)
         if self._healthy():
             kept = [work for work in self.held() if isinstance(work, Holding) and run_id in {None, work.run_id}]
             self._renew([work for work in kept if not work.abandoned and not work.lost])
         else:
             log.error("heartbeat_withheld", extra={"why": "what does the work here is dead"})
+        for work in self.held():
+            if not isinstance(work, Holding):
+                self._ask(work)
         if run_id is None:
             for action in self._also:
                 action()
@@ -194,7 +194,10 @@ class Heartbeat:
     def _watch(self) -> None:
         with self._changed:
             while not self._stop.is_set():
-                self.guard()
+                try:
+                    self.guard()
+                except Exception:  # this thread is the one that stops what can't be renewed: it must live
+                    log.exception("guard_failed")
                 # Not longer than a beat: a deadline may be moved while this thread waits.
                 self._changed.wait(max(0.0, min(self._next_alarm() - time.monotonic(), self._seconds / 3)))
 

@@ -11,7 +11,7 @@ from worker.observe import Watch
 from worker.runs import budgets, notifications, quarantine, requests, setups, states
 from worker.runs.budgets import DayLimits
 from worker.store import lanes, queries
-from worker.store.models import RunState
+from worker.store.models import Run, RunState
 from worker.store.session import Store
 
 log = logging.getLogger(__name__)
@@ -29,17 +29,28 @@ class Sweep:
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self) -> None:
+        """Each part by itself: what one of them stumbles over must not keep the others from their work."""
+        failed: list[Exception] = []
+        for part in (self._free_leases, self._end_cancelled, self._mind_money, self._mend_lanes, self._announce):
+            try:
+                part()
+            except Exception as error:
+                log.exception("sweep_part_failed", extra={"part": part.__name__})
+                failed.append(error)
+        if failed:
+            raise failed[0]
+
+    def _free_leases(self) -> None:
         with self.store.transaction() as session:
             expired = states.expire(session)
+            runs = {run_id: session.get_one(Run, run_id) for run_id, state in expired if state is RunState.FAILED}
         for run_id, state in expired:
             self.watch.taken_over()
             log.warning("lease_expired", extra={"run_id": run_id, "to": state.value})
             if state is RunState.FAILED:
+                run = runs[run_id]
+                self.watch.ended(state=state.value, outcome=run.outcome, kind=run.kind.value, profile=run.profile)
                 self.send(wakes.deliver(run_id))
-        self._end_cancelled()
-        self._mind_money()
-        self._mend_lanes()
-        self._announce()
 
     def _end_cancelled(self) -> None:
         with self.store.transaction() as session:

@@ -67,7 +67,7 @@ def listening(children: Sequence[Child], listen: str | None) -> list[Child]:
         return list(children)
     host, first = address(listen)
     host = f"[{host}]" if ":" in host else host
-    for port, child in enumerate(children, first):
+    for port, child in enumerate((child for child in children if child.name != "beat"), first):
         child.env = {PREFIX + "METRICS_LISTEN": f"{host}:{port}"}
         print(f"metrics of {child.name}: http://{host}:{port}/metrics", file=sys.stderr)
     return list(children)
@@ -76,6 +76,11 @@ def listening(children: Sequence[Child], listen: str | None) -> list[Child]:
 def check(settings: Settings, port: int) -> None:
     """Everything the processes will need and can be known before: one clear line instead of workers that die."""
     compose.make_forges(settings)
+    compose.make_egress(settings)
+    with ExitStack() as stack:
+        compose.make_notifier(settings, stack)
+    if settings.metrics_listen is not None:
+        address(settings.metrics_listen)
     compose.make_model(settings)
     with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
         repositories = compose.make_repositories(Path(scratch))

@@ -15,7 +15,7 @@ from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ForgeRefused, ForgeUnavailable
 from worker.heartbeat import Heartbeat
 from worker.runs import quarantine
-from worker.stages.intake import MAX_ATTEMPTS, Intake
+from worker.stages.intake import MAX_CRASHES, Intake
 from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, Run
 from worker.store.money import Account, Quarantine, Scope
@@ -195,16 +195,46 @@ def test_while_github_is_away_the_delivery_waits_with_the_reason(world):
     assert len(world.runs()) == 1
 
 
-def test_an_answer_that_never_comes_is_given_up(world):
-    world.forge.faults["repository"] = [ForgeUnavailable("away")] * MAX_ATTEMPTS
+def claimable(world):
+    with world.store.transaction() as session:
+        session.execute(update(Delivery).values(claimed_until=text("now() - interval '1 s'")))
+
+
+def test_an_answer_that_never_comes_is_waited_for_a_day(world):
+    world.forge.faults["repository"] = [ForgeUnavailable("away")] * 12
     delivery_id = world.deliver()
-    for _ in range(MAX_ATTEMPTS - 1):
-        with world.store.transaction() as session:
-            session.execute(update(Delivery).values(claimed_until=text("now() - interval '1 s'")))
+    for _ in range(10):
+        claimable(world)
+        world.intake()
+    assert world.delivery(delivery_id).state is DeliveryState.RECEIVED, "however often it was tried"
+    with world.store.transaction() as session:
+        session.execute(update(Delivery).values(received_at=text("now() - interval '1 day'")))
+    claimable(world)
+    world.intake()
+    delivery = world.delivery(delivery_id)
+    assert (delivery.state, delivery.reason) == (DeliveryState.FAILED, "given up after a day: away")
+
+
+def test_pauses_grow_with_the_time_waited(world):
+    world.forge.faults["repository"] = [ForgeUnavailable("away")] * 3
+    delivery_id = world.deliver()
+    with world.store.transaction() as session:
+        session.execute(update(Delivery).values(received_at=text("now() - interval '40 minutes'")))
+    claimable(world)
+    world.intake()
+    delivery = world.delivery(delivery_id)
+    waited = (delivery.publish_after - delivery.received_at).total_seconds()
+    assert waited == pytest.approx(50 * 60, abs=30)
+
+
+def test_what_makes_us_crash_is_put_aside_after_a_few_tries(world):
+    world.forge.faults["repository"] = [ZeroDivisionError("ours")] * 9
+    delivery_id = world.deliver()
+    for _ in range(MAX_CRASHES):
+        claimable(world)
         world.intake()
     delivery = world.delivery(delivery_id)
-    assert delivery.state is DeliveryState.FAILED
-    assert "given up after 5 attempts" in (delivery.reason or "")
+    assert (delivery.state, delivery.reason) == (DeliveryState.FAILED, "internal error: ZeroDivisionError: ours")
 
 
 @pytest.mark.parametrize("fault", [ForgeUnavailable("away"), ForgeRefused("no"), After(ForgeUnavailable("lost"))])

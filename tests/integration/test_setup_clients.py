@@ -188,6 +188,8 @@ def test_cargo(clients, index):
 def default_registry() -> str:
     """How cargo writes its default registry into a lock file: taken from cargo's own program."""
     program = (_toolchain() or Path("/usr")) / "bin" / "cargo"
+    if not program.is_file():
+        pytest.skip("the only cargo here is rustup's stand-in, without a toolchain of this user")
     found = re.search(rb"https://[a-z.]+/[a-z-]+/[a-z.]+-index", program.read_bytes())
     if found is None:
         pytest.skip("this cargo doesn't say where its default registry is")

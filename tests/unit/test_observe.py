@@ -36,7 +36,7 @@ def test_what_was_counted_is_shown() -> None:
     ended = 'devstral_fix_runs_ended_total{kind="fix",outcome="fixed",profile="small-24b",state="delivered"}'
     assert shown[ended] == 1
     tokens = 'devstral_fix_tokens_total{{kind="{}",model="m",repository="acme/textkit"}}'
-    assert [shown[tokens.format(kind)] for kind in ("prompt", "cached", "completion")] == [10, 90, 5]
+    assert [shown[tokens.format(kind)] for kind in ("prompt_uncached", "cached", "completion")] == [10, 90, 5]
     assert shown['devstral_fix_cost_usd_total{model="m",repository="acme/textkit"}'] == 0.25
     assert shown['devstral_fix_malformed_tool_calls_total{engine="vllm 1",model="m",tool="bash"}'] == 1
     assert not any("secret" in name for name in shown)

@@ -37,6 +37,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
     if run is None:
         return None
     place = queue_position.place(session, run_id)
+    pull_request = queries.pull_request(session, run.repository, run.branch)
     spend = trajectories.spend_by_attempt(session, run_id)
     attempts: dict[int, dict[str, Any]] = {
         attempt.lease_token: {
@@ -79,6 +80,9 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "finished_at": _moment(run.finished_at),
         "calls": run.calls,
         "cost_usd": float(run.usd),
+        "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
+        "branch": run.branch,
+        "pull_request_url": pull_request.url if pull_request and pull_request.run_id == run.id else None,
         "attempts": [attempts[token] for token in sorted(attempts)],
         "steps": [
             {
@@ -101,6 +105,8 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
 def lines(data: dict[str, Any]) -> list[str]:
     """The same for people."""
     state = " ".join(filter(None, (data["state"], data["outcome"])))
+    usage = data["usage"]
+    tokens = f"{usage['prompt']} tokens in ({usage['cached']} cached), {usage['completion']} out"
     shown = [
         f"{data['run_id']}  {data['repository']}#{data['issue_number']}  {state}",
         *([f"reason    {data['reason']}"] if data["reason"] else []),
@@ -108,7 +114,8 @@ def lines(data: dict[str, Any]) -> list[str]:
         *([data["held"]] if data["held"] else []),
         *([f"queue     {data['queue']['told']}"] if data["queue"] and data["queue"]["told"] else []),
         f"model     {data['model'] or 'none yet'} ({data['profile']})",
-        f"spent     {data['calls']} calls, ${data['cost_usd']:.4f}",
+        f"spent     {data['calls']} calls, {tokens}, at most ${data['cost_usd']:.4f}",
+        *([f"pull request {data['pull_request_url']}"] if data["pull_request_url"] else []),
     ]
     for attempt in data["attempts"]:
         ending = attempt.get("ending") or "at work"

@@ -24,8 +24,14 @@ class Metrics:
         """`tools`: names that may become a label; a name that a model invented counts as `other`."""
         self.registry = CollectorRegistry()
         self._tools = tools
-        self._claims = self._histogram("claim_latency_seconds", "From claimable to claimed.", ["profile"], _WAITS)
-        self._ended = self._counter("runs_ended", "Runs that ended here.", ["state", "outcome", "kind", "profile"])
+        self._claims = self._histogram(
+            "claim_latency_seconds", "From queued to first claimed, holds and pauses included.", ["profile"], _WAITS
+        )
+        self._ended = self._counter(
+            "runs_ended",
+            "Runs that a worker ended; those cancelled while they waited are not among them.",
+            ["state", "outcome", "kind", "profile"],
+        )
         self._takeovers = self._counter("lease_takeovers", "Leases that ran out and were taken from their worker.", [])
         self._lost = self._counter("leases_lost", "Leases that this process held and lost.", [])
         self._calls = self._histogram("model_call_seconds", "Model calls.", ["model"], _CALLS)
@@ -60,7 +66,7 @@ class Metrics:
         self._calls.labels(model).observe(seconds)
 
     def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
-        self._tokens.labels(model, repository, "prompt").inc(usage.prompt - usage.cached)
+        self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached)
         self._tokens.labels(model, repository, "cached").inc(usage.cached)
         self._tokens.labels(model, repository, "completion").inc(usage.completion)
         self._cost.labels(model, repository).inc(usd)

@@ -20,7 +20,6 @@ class Kind(StrEnum):
     RUN_FAILED = "run_failed"  #: our fault, after the last attempt
     QUARANTINED = "quarantined"  #: a repository or an issue failed again and again
     BUDGET_USED_UP = "budget_used_up"
-    MODEL_DOWN = "model_down"
 
 
 def note(session: Session, kind: Kind, about: str, **payload: Any) -> bool:

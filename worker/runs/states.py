@@ -84,6 +84,11 @@ def _write(run_id: UUID, to: RunState, where: ColumnElement[bool], values: Mappi
     )
 
 
+def _held(lease: Lease) -> ColumnElement[bool]:
+    """The lease is this one, and was not given back: a thread that hangs may come to itself after that."""
+    return and_(Run.lease_token == lease.token, Run.lease_owner.is_not(None))
+
+
 def _moved(session: Session, statement: Any, to: RunState) -> bool:
     row = session.execute(statement).one_or_none()
     if row is not None and to is S.QUEUED:
@@ -98,7 +103,7 @@ def advance(session: Session, lease: Lease, to: RunState, *, counted: bool = Fal
     """
     if counted:
         values["attempt"] = Run.attempt + 1
-    statement = _write(lease.run_id, to, Run.lease_token == lease.token, values)
+    statement = _write(lease.run_id, to, _held(lease), values)
     if not _moved(session, statement, to):
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} may no longer move it to {to.value}")
     attempts.end(session, [lease.run_id], ENDS[to], reason=values.get("reason"), counted=counted)
@@ -226,7 +231,7 @@ def write(session: Session, lease: Lease, **values: Any) -> None:
     """Change a run's other columns under the lease. LeaseLost when it is gone."""
     statement = (
         update(Run)
-        .where(Run.id == lease.run_id, Run.lease_token == lease.token)
+        .where(Run.id == lease.run_id, _held(lease))
         .values(**values)
         .execution_options(synchronize_session=False)
     )

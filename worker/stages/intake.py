@@ -19,6 +19,7 @@ from worker.stages import config, large_files, texts
 from worker.stages.layer import needed
 from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
 from worker.stages.status import set_status
+from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, Run, RunState
 from worker.store.session import Store, after_commit
 
@@ -26,7 +27,9 @@ log = logging.getLogger(__name__)
 
 ENTITLED = frozenset({"admin", "maintain", "write"})
 CLAIM_SECONDS = 180.0
-MAX_ATTEMPTS = 5
+PATIENCE_SECONDS = 24 * 3600.0
+SHORTEST_PAUSE, LONGEST_PAUSE = 5.0, 900.0
+MAX_CRASHES = 5
 
 
 class Refused(Exception):
@@ -133,6 +136,9 @@ class Intake:
             self._finish(delivery, DeliveryState.IGNORED, str(error))
             if isinstance(request, IssueRequest):
                 self._tell(request, f"not started: {texts.inline(str(error))}")
+        except Exception as error:
+            log.exception("intake_crashed")
+            self._crashed(delivery, f"internal error: {type(error).__name__}: {error}")
 
     def _stop(self, delivery: Delivery, request: StopRequest) -> None:
         ended(self.forges.open(request.repository, request.installation_id), request)
@@ -232,15 +238,27 @@ class Intake:
             log.warning("status_comment_failed", extra={"repository": request.repository, "why": str(error)})
 
     def _again_or_fail(self, delivery: Delivery, error: Transient) -> None:
-        if delivery.attempt >= MAX_ATTEMPTS:
-            self._finish(delivery, DeliveryState.FAILED, f"given up after {delivery.attempt} attempts: {error}")
-            return
-        wait = 15.0 * 2**delivery.attempt
-        if isinstance(error, ForgeUnavailable) and error.retry_after is not None:
-            wait = max(wait, error.retry_after)
-        log.warning("intake_postponed", extra={"why": str(error), "seconds": wait})
+        """GitHub may be away for hours, and what people asked for is worth the wait: each pause is a quarter of the
+        time waited so far, and only after a day it is given up."""
+        asked = error.retry_after if isinstance(error, ForgeUnavailable) else None
         with self.store.transaction() as session:
-            requests.postpone_delivery(session, delivery.id, reason=str(error), seconds=wait)
+            waited = queries.seconds_since_receipt(session, delivery.id)
+            if waited < PATIENCE_SECONDS:
+                wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
+                requests.postpone_delivery(session, delivery.id, reason=str(error), seconds=wait)
+                log.warning("intake_postponed", extra={"why": str(error), "seconds": wait})
+                return
+        self._finish(delivery, DeliveryState.FAILED, f"given up after a day: {error}")
+
+    def _crashed(self, delivery: Delivery, reason: str) -> None:
+        """Our own error: a few more tries, in case it passes; then it is ours to look at, and no longer in the way."""
+        if delivery.attempt >= MAX_CRASHES:
+            self._finish(delivery, DeliveryState.FAILED, reason)
+            return
+        with self.store.transaction() as session:
+            requests.postpone_delivery(
+                session, delivery.id, reason=reason, seconds=SHORTEST_PAUSE * 2**delivery.attempt
+            )
 
     def _finish(self, delivery: Delivery, state: DeliveryState, reason: str) -> None:
         log.info("delivery_finished", extra={"to": state.value, "why": reason})

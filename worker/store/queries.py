@@ -115,6 +115,12 @@ steps = trajectories.steps
 step_count = trajectories.step_count
 
 
+def seconds_since_receipt(session: Session, delivery_id: UUID) -> float:
+    """How long ago a delivery came, by the database's clock."""
+    waited = func.extract("epoch", func.now() - Delivery.received_at)
+    return float(session.scalar(select(waited).where(Delivery.id == delivery_id)) or 0.0)
+
+
 def seconds_since_conclusion(session: Session, run_id: UUID) -> float:
     """By the database's clock; the transaction's moment, as all times that are compared with it."""
     since = func.now() - func.coalesce(Run.concluded_at, Run.queued_at)
