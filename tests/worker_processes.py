@@ -128,7 +128,7 @@ def wait_until(true: Callable[[], object], seconds: float = PATIENCE) -> float:
     started = time.monotonic()
     while not true():
         assert time.monotonic() - started < seconds, "it did not happen in time"
-        time.sleep(0.02)
+        time.sleep(0.02)  # another process: asking is the only way to know
     return time.monotonic() - started
 
 

@@ -38,7 +38,7 @@ def wait_for(condition: Callable[[], object], seconds: float) -> bool:
     while time.monotonic() < deadline:
         if condition():
             return True
-        time.sleep(0.02)
+        time.sleep(0.02)  # other processes: /proc tells no one that they ended
     return False
 
 

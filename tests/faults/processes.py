@@ -134,7 +134,7 @@ def until(what: str, seconds: float, condition: Callable[[], Any]) -> Any:
             return value
         if time.monotonic() > deadline:
             raise Short(f"not within {seconds * patience:g} s: {what}")
-        time.sleep(0.05)
+        time.sleep(0.05)  # other processes: asking is the only way to know
 
 
 def running(words: str) -> list[int]:
@@ -171,7 +171,7 @@ def end_everything(seconds: float = 10) -> list[str]:
     deadline = time.monotonic() + seconds
     while (left := descendants()) and time.monotonic() < deadline:
         reap()
-        time.sleep(0.05)
+        time.sleep(0.05)  # other processes: asking is the only way to know
     names = []
     for pid in left:
         with contextlib.suppress(OSError):
