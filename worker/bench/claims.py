@@ -145,18 +145,18 @@ def long_queue(store: Store, *, repositories: int, command: str) -> list[Figure]
         placed = 1000 * (time.monotonic() - started)
     barrier = threading.Barrier(THREADS)
 
+    def claim(owner: str) -> float:
+        begun = time.monotonic()
+        with store.transaction() as session:
+            lease = states.claim_next(session, profile=PROFILE, owner=owner, seconds=600, repository_slots=QUEUED)
+        assert lease is not None
+        return 1000 * (time.monotonic() - begun)
+
     def work(name: int) -> list[float]:
-        barrier.wait()
-        spans = []
-        for _ in range(CLAIMS_EACH):
-            begun = time.monotonic()
-            with store.transaction() as session:
-                lease = states.claim_next(
-                    session, profile=PROFILE, owner=f"w{name}", seconds=600, repository_slots=QUEUED
-                )
-            spans.append(1000 * (time.monotonic() - begun))
-            assert lease is not None
-        return spans
+        with store.transaction() as session:  # a worker's connections are open long before
+            session.execute(text("SELECT 1"))
+            barrier.wait()
+        return [claim(f"w{name}") for _ in range(CLAIMS_EACH)]
 
     with ThreadPoolExecutor(THREADS) as pool:
         spans = [span for each in pool.map(work, range(THREADS)) for span in each]
