@@ -13,11 +13,10 @@ from sqlalchemy import text, update
 
 from agent.protocols import Isolation
 from agent.tokens import TokenCounter
-from agent.types import Limits, Price
 from tests.factories import queue_run
 from tests.fake_openai_server import FakeOpenAIServer, Reply
 from tests.fakes import call, say
-from tests.integration.test_pursue import WRITE, World, taken_over_during
+from tests.integration.world import WRITE, World, taken_over_during
 from tests.worker_processes import processes, wait_until
 from worker.adapters.models import open_model
 from worker.adapters.sandbox import BwrapSandbox
@@ -26,8 +25,6 @@ from worker.heartbeat import Heartbeat
 from worker.holding import Interruption
 from worker.runs import requests, states
 from worker.shutdown import Shutdown
-from worker.stages.attempt import Solver
-from worker.stages.pursue import Pursue
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
 from worker.store.models import Run, RunState, Spend, Step
@@ -57,7 +54,7 @@ def cancelled_at(world) -> float:
 def test_a_model_call_in_flight_is_aborted_and_its_server_sees_it(world):
     with FakeOpenAIServer(Reply(hang="before")) as server, ThreadPoolExecutor(1) as pool:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
-        pursuing = pool.submit(pursue(world, model, world.sandbox))
+        pursuing = pool.submit(world.pursuer(model))
         assert server.hanging.wait(30)
         asked = cancelled_at(world)
         assert server.disconnected.wait(SLACK_SECONDS), "the connection stayed open"
@@ -73,8 +70,8 @@ def test_a_running_command_is_killed(world, tmp_path):
     command = Reply(calls=((None, "bash", json.dumps({"command": f"sleep {word}"})),))
     with FakeOpenAIServer(command) as server, ThreadPoolExecutor(1) as pool:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
-        sandbox = BwrapSandbox(tmp_path / "sandboxes", isolation=Isolation.BASIC, objects=world.repositories)
-        pursuing = pool.submit(pursue(world, model, sandbox))
+        world.sandbox = BwrapSandbox(tmp_path / "sandboxes", isolation=Isolation.BASIC, objects=world.repositories)
+        pursuing = pool.submit(world.pursuer(model))
         wait_until(lambda: processes(word))
         asked = cancelled_at(world)
         wait_until(lambda: not processes(word), SLACK_SECONDS)
@@ -82,27 +79,6 @@ def test_a_running_command_is_killed(world, tmp_path):
         pursuing.result(30)
         model.close()
     assert world.run.state is RunState.CANCELLED
-
-
-def pursue(world, model, sandbox) -> Pursue:
-    solver = Solver(
-        model=model,
-        sandbox=sandbox,
-        repositories=world.repositories,
-        limits=Limits(),
-        price=Price(prompt=1.0, completion=2.0),
-    )
-    return Pursue(
-        store=world.store,
-        heartbeat=world.heartbeat,
-        solver=solver,
-        repositories=world.repositories,
-        layers=world.layers,
-        send=world.sent.append,
-        profile="small-24b",
-        lease_seconds=60,
-        stopping=world.stopping,
-    )
 
 
 class HangingSandbox:

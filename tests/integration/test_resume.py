@@ -12,15 +12,13 @@ from click.testing import CliRunner
 from sqlalchemy import select, text, update
 
 from agent.protocols import Isolation
-from agent.types import ExitStatus, Limits, Price
+from agent.types import ExitStatus, Limits
 from tests.fakes import FakeModel, call, say
-from tests.integration.test_pursue import WRITE, World
+from tests.integration.world import WRITE, World
 from worker.adapters.sandbox import BwrapSandbox
 from worker.commands.show import described, lines, show_run
 from worker.errors import ModelUnavailable
 from worker.runs import states
-from worker.stages.attempt import Solver
-from worker.stages.pursue import Pursue
 from worker.store import queries, trajectories
 from worker.store.models import Run, RunState, Spend, Step
 
@@ -63,24 +61,7 @@ class Takeovers(World):
         model = FakeModel(*answers)
         model.identity, model.alive = identity, alive
         self.models.append(model)
-        solver = Solver(
-            model=model,
-            sandbox=self.sandbox,
-            repositories=self.repositories,
-            limits=limits,
-            price=Price(prompt=1.0, completion=2.0),
-        )
-        Pursue(
-            store=self.store,
-            heartbeat=self.heartbeat,
-            solver=solver,
-            repositories=self.repositories,
-            layers=self.layers,
-            send=self.sent.append,
-            profile="small-24b",
-            lease_seconds=60,
-            stopping=self.stopping,
-        )()
+        self.pursuer(model, limits=limits)()
 
     def killed(self, *answers, **options) -> None:
         """A worker is killed while it waits for the answer after these; its lease runs out and the sweep finds it."""
