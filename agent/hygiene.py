@@ -86,12 +86,6 @@ _TEST_NAME = re.compile(
 )
 
 
-def split_tests(patch: Patch) -> tuple[tuple[FileChange, ...], tuple[FileChange, ...]]:
-    """The patch's test files, and its other files."""
-    tests = tuple(change for change in patch.files if is_test_path(change.path))
-    return tests, tuple(change for change in patch.files if change not in tests)
-
-
 def sections_by_path(diff: str) -> dict[str, str]:
     """The diff's part for each path; a change of type is two parts of one path, joined.
 

@@ -16,12 +16,10 @@ POLL = 0.1  # seconds between two looks at whether a command that waits was canc
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
-    """Of a gate: who is inside, who waits, and what waiting cost so far."""
+    """Of a gate: how many are inside, and how many wait."""
 
     holding: int
     waiting: int
-    waited: int  #: how many had to wait, ever
-    waited_seconds: float  #: all their waits together
 
 
 class Gate(Protocol):
@@ -96,7 +94,7 @@ class TokenGate:
 
     def load(self) -> Load:
         with self._lock:
-            return Load(holding=self._holding, waiting=0, waited=0, waited_seconds=0.0)
+            return Load(holding=self._holding, waiting=0)
 
     def when_room(self, action: Callable[[], None]) -> None:
         self._room.add(action)
@@ -111,8 +109,6 @@ class CommandGate:
         self._limit = limit
         self._running = 0
         self._queue: deque[object] = deque()
-        self._waited = 0
-        self._waited_seconds = 0.0
         self._changed = threading.Condition()
         self._room = Room()
 
@@ -122,12 +118,7 @@ class CommandGate:
 
     def load(self) -> Load:
         with self._changed:
-            return Load(
-                holding=self._running,
-                waiting=len(self._queue),
-                waited=self._waited,
-                waited_seconds=self._waited_seconds,
-            )
+            return Load(holding=self._running, waiting=len(self._queue))
 
     def when_room(self, action: Callable[[], None]) -> None:
         self._room.add(action)
@@ -155,10 +146,7 @@ class CommandGate:
                         return None
                     self._changed.wait(None if cancel is None else POLL)
                 self._running += 1
-                waited = time.monotonic() - started
-                self._waited += 1
-                self._waited_seconds += waited
-                return waited
+                return time.monotonic() - started
             finally:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
