@@ -39,7 +39,7 @@ from worker.stages.pursue import Pursue
 from worker.stages.setup import Builder, SetUp
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
-from worker.store.notices import Listener
+from worker.store.pg_notify import Listener
 from worker.store.session import Store
 from worker.sweep import Sweep
 

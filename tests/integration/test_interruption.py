@@ -28,7 +28,7 @@ from worker.shutdown import Shutdown
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
 from worker.store.models import Run, RunState, Spend, Step
-from worker.store.notices import Listener
+from worker.store.pg_notify import Listener
 
 SLACK_SECONDS = (
     10.0  # for a machine that does much else: without a notice it would be an hour, without an abort for ever

@@ -10,7 +10,7 @@ from sqlalchemy import delete, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker.store import notices
+from worker.store import pg_notify
 from worker.store.models import LIVE, Run
 from worker.store.operations import Switch
 from worker.store.switches import EVERYTHING
@@ -46,7 +46,7 @@ def pause(session: Session, *, by: str, reason: str | None, repository: str | No
     }
     statement = insert(Switch).values(scope=_scope(repository), **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Switch.scope], set_=values))
-    notices.about_everything(session)
+    pg_notify.about_everything(session)
 
 
 def resume(session: Session, *, repository: str | None = None) -> bool:
@@ -59,7 +59,7 @@ def resume(session: Session, *, repository: str | None = None) -> bool:
     if repository is not None:
         waiting.append(func.lower(Run.repository) == scope)
     session.execute(update(Run).where(*waiting).values(publish_after=func.now()))
-    notices.about_everything(session)
+    pg_notify.about_everything(session)
     return True
 
 

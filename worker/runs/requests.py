@@ -14,7 +14,7 @@ from agent.types import Frozen
 from worker.runs import batches
 from worker.runs.priorities import Priority
 from worker.runs.states import IllegalTransition, override
-from worker.store import lanes, notices
+from worker.store import lanes, pg_notify
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
 from worker.store.text import clean
 
@@ -135,10 +135,10 @@ def cancel(session: Session, run_id: UUID, *, by: str) -> RunState:
     if run.state is RunState.RUNNING:
         first = func.coalesce(Run.cancel_requested, clean(by))
         session.execute(update(Run).where(Run.id == run_id).values(cancel_requested=first))
-        notices.about_run(session, run_id)
+        pg_notify.about_run(session, run_id)
     elif run.state in LIVE:
         override(session, run_id, RunState.CANCELLED, reason=f"cancelled by {clean(by)}", cancel_requested=clean(by))
-        notices.about_run(session, run_id)  # its evidence may be in the taking, its delivery or set-up under way
+        pg_notify.about_run(session, run_id)  # its evidence may be in the taking, its delivery or set-up under way
         return RunState.CANCELLED
     return run.state
 
