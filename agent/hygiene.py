@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 
 from pydantic import Field
 
-from agent.types import FileChange, Frozen, Patch
+from agent.outcome import FileChange, Patch
+from agent.types import Frozen
 
 _SYMLINK, _GITLINK = "120000", "160000"
 _ESCAPES = {"a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}

@@ -14,8 +14,8 @@ from typing import Any
 from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
+from agent.outcome import Evidence, Outcome, Patch
 from agent.trajectory import JsonlJournal, header
-from agent.types import Evidence, Outcome, Patch
 from worker import compose
 from worker.errors import Permanent, RepositoryRefused
 from worker.settings import Settings

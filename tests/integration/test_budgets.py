@@ -17,8 +17,8 @@ from api import views
 from tests.factories import queue_run
 from worker.errors import LeaseLost, ModelUnavailable
 from worker.heartbeat import Holding
-from worker.runs import batches, budgets, ledger, states, totals
-from worker.runs.budgets import Amount, DayLimits, Limited
+from worker.runs import batches, budget_words, budgets, ledger, states, totals
+from worker.runs.accounts import Amount, DayLimits, Limited
 from worker.stages.journal import LeasedJournal, NoRoom
 from worker.store.models import Run, RunState, Spend
 from worker.store.money import Account, Reservation, Scope
@@ -223,7 +223,7 @@ def test_a_used_up_budget_holds_queued_runs_until_it_is_raised_or_a_new_day_begi
 
     assert not claimable()
     with store.transaction() as session:
-        assert budgets.held(session, session.get_one(Run, same)) == (
+        assert budget_words.held(session, session.get_one(Run, same)) == (
             "held: today's budget of acme/textkit is used up; goes on at 00:00 UTC"
         )
     Sweep(store=store, send=lambda _: None, days=DayLimits(repository=Decimal("0.055")))()

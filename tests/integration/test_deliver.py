@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, text, update
 
+from agent.outcome import Evidence, Outcome
+from agent.outcome import TestOutcome as Judged
 from agent.protocols import Captured, ExecResult, ExecStatus
-from agent.types import Evidence, ExitStatus, Outcome
-from agent.types import TestOutcome as Judged
+from agent.types import ExitStatus
 from tests.factories import issue_request
 from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
 from worker.adapters.repos import GitRepositories

@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text, update
 
-from agent.types import ExitStatus, Outcome
+from agent.outcome import Outcome
+from agent.types import ExitStatus
 from tests.factories import queue_run
 from tests.integration.test_ledger import EVIDENCE, PATCH, STEP
 from tests.integration.test_ledger import book as book_call

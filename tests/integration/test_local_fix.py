@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.evidence import Verdict
-from agent.types import AgentResult, FileChange, Patch, Usage
+from agent.outcome import FileChange, Patch
+from agent.types import AgentResult, Usage
 from tests.factories import COMMIT, TREE
 from worker import local
 from worker.demo.github_double.bare import BareRepositories

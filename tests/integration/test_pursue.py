@@ -13,7 +13,7 @@ from tests.integration.world import WRITE, World, taken_over_during
 from worker import wakes
 from worker.errors import ModelUnavailable, ScriptMismatch
 from worker.runs import requests, states
-from worker.runs.budgets import DayLimits
+from worker.runs.accounts import DayLimits
 from worker.stages.pursue import Pursue
 from worker.store import queries
 from worker.store.models import Patch, Run, RunState, Spend, Step

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.hygiene import HygienePolicy, check, is_test_path, printable, sections_by_path
-from agent.types import FileChange, Patch
+from agent.outcome import FileChange, Patch
 
 
 def git(cwd: Path, *args: str) -> str:

@@ -10,7 +10,8 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agent.types import Outcome, Usage
+from agent.outcome import Outcome
+from agent.types import Usage
 from worker.errors import SettingsError
 from worker.observe import Metrics, Tracing
 from worker.observe.exposition import address, exposed

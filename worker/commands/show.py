@@ -30,7 +30,7 @@ def show_run(run_id: UUID, *, as_json: bool) -> None:
 
 def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
     """JSON-ready values; None when there is no such run. Costs are USD, moments ISO 8601."""
-    from worker.runs import budgets, queue_position
+    from worker.runs import budget_words, queue_position
     from worker.store import queries, trajectories
 
     run = queries.run(session, run_id)
@@ -70,7 +70,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "exit_status": run.exit_status.value if run.exit_status else None,
         "reason": run.reason,
         "held_reason": run.held_reason,
-        "held": budgets.held(session, run),
+        "held": budget_words.held(session, run),
         "queue": None if place is None else {**place.as_json(), "told": queue_position.told(session, run)},
         "profile": run.profile,
         "model": run.model,

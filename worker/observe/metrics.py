@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from agent.types import Outcome, Usage
+from agent.outcome import Outcome
+from agent.types import Usage
 
 NAMESPACE = "devstral_fix"
 _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600, 4 * 3600)

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from agent.types import Outcome, Step, Usage
+from agent.outcome import Outcome
+from agent.types import Step, Usage
 from worker.errors import ModelRejected, ModelUnavailable, SandboxUnavailable
 from worker.observe.metrics import Metrics
 from worker.observe.tracing import Recording, Tracing

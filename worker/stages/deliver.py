@@ -12,7 +12,8 @@ from pathlib import Path
 from uuid import UUID
 
 from agent.evidence import Verdict
-from agent.types import Evidence, Outcome, Patch, Usage
+from agent.outcome import Evidence, Outcome, Patch
+from agent.types import Usage
 from worker import logs
 from worker.errors import (
     ForgeRefused,

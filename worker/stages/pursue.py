@@ -20,7 +20,7 @@ from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
 from worker.runs import ledger, setups, states
-from worker.runs.budgets import DayLimits
+from worker.runs.accounts import DayLimits
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
 from worker.stages.config import RepositoryConfig

@@ -8,7 +8,8 @@ from uuid import UUID
 
 from agent.evidence import Verdict
 from agent.hygiene import is_test_path
-from agent.types import Evidence, Outcome, Patch, Usage
+from agent.outcome import Evidence, Outcome, Patch
+from agent.types import Usage
 from worker.runs.pausing import Pause
 
 LIMIT = 60_000  # characters; GitHub cuts at 65,536

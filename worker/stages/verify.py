@@ -11,7 +11,7 @@ from uuid import UUID
 from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
-from agent.types import Evidence, Outcome
+from agent.outcome import Evidence, Outcome
 from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name

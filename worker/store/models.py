@@ -11,8 +11,9 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, LargeBinary, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from agent.outcome import Outcome, TestOutcome
 from agent.protocols import Isolation
-from agent.types import ExitStatus, Outcome, TestOutcome
+from agent.types import ExitStatus
 from worker.store.base import Base, by_value
 
 
