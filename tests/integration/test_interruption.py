@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
 
 import pytest
@@ -45,6 +46,16 @@ def world(store, tmp_path):
     world.heartbeat.close()
 
 
+@contextmanager
+def meanwhile(world, work, *arguments):
+    """The work in a thread of its own. Whatever of it is left at the end is broken off: a test that fails must end."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(work, *arguments)
+        finally:
+            world.heartbeat.interrupt_all()
+
+
 def cancelled_at(world) -> float:
     with world.store.transaction() as session:
         requests.cancel(session, world.run_id, by="ann")
@@ -52,14 +63,14 @@ def cancelled_at(world) -> float:
 
 
 def test_a_model_call_in_flight_is_aborted_and_its_server_sees_it(world):
-    with FakeOpenAIServer(Reply(hang="before")) as server, ThreadPoolExecutor(1) as pool:
+    with FakeOpenAIServer(Reply(hang="before")) as server:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
-        pursuing = pool.submit(world.pursuer(model))
-        assert server.hanging.wait(30)
-        asked = cancelled_at(world)
-        assert server.disconnected.wait(SLACK_SECONDS), "the connection stayed open"
-        pursuing.result(30)
-        print(f"stopped after {time.monotonic() - asked:.2f} s")
+        with meanwhile(world, world.pursuer(model)) as pursuing:
+            assert server.hanging.wait(30)
+            asked = cancelled_at(world)
+            assert server.disconnected.wait(SLACK_SECONDS), "the connection stayed open"
+            pursuing.result(30)
+            print(f"stopped after {time.monotonic() - asked:.2f} s")
         model.close()
     assert (world.run.state, world.run.reason) == (RunState.CANCELLED, "cancelled by ann")
 
@@ -68,15 +79,15 @@ def test_a_running_command_is_killed(world, tmp_path):
     tmp_path.chmod(0o711)
     word = f"901.{time.monotonic_ns() % 10**9:09d}"
     command = Reply(calls=((None, "bash", json.dumps({"command": f"sleep {word}"})),))
-    with FakeOpenAIServer(command) as server, ThreadPoolExecutor(1) as pool:
+    with FakeOpenAIServer(command) as server:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
         world.sandbox = BwrapSandbox(tmp_path / "sandboxes", isolation=Isolation.BASIC, objects=world.repositories)
-        pursuing = pool.submit(world.pursuer(model))
-        wait_until(lambda: processes(word))
-        asked = cancelled_at(world)
-        wait_until(lambda: not processes(word), SLACK_SECONDS)
-        print(f"stopped after {time.monotonic() - asked:.2f} s")
-        pursuing.result(30)
+        with meanwhile(world, world.pursuer(model)) as pursuing:
+            wait_until(lambda: processes(word))
+            asked = cancelled_at(world)
+            wait_until(lambda: not processes(word), SLACK_SECONDS)
+            print(f"stopped after {time.monotonic() - asked:.2f} s")
+            pursuing.result(30)
         model.close()
     assert world.run.state is RunState.CANCELLED
 
@@ -120,8 +131,7 @@ def test_a_verification_ends_when_its_run_is_cancelled_and_writes_nothing(world)
         lease_seconds=60,
     )
     world.sent.clear()
-    with ThreadPoolExecutor(1) as pool:
-        verifying = pool.submit(verify, world.run_id)
+    with meanwhile(world, verify, world.run_id) as verifying:
         assert sandbox.running.wait(30)
         cancelled_at(world)
         verifying.result(SLACK_SECONDS)
