@@ -391,6 +391,21 @@ def test_an_earlier_run_s_pull_request_stays_open_when_a_later_run_is_cancelled(
     assert f"{pull.url} is of an earlier run and stays open" in world.comments()[0]
 
 
+def test_a_pull_request_of_a_person_from_our_branch_stays_as_it_is(world, monkeypatch):
+    """Red without the run's marker in `after_the_end`: it would be closed with our words on it."""
+    world.deliver(world.verified())
+    ours = world.github.pull_requests[0]
+    world.github.pull_requests[0] = ours.model_copy(update={"state": "closed"})
+    theirs = world.forge.open_pull_request(
+        title="mine now", body="I took it over.", head=ours.head_branch, base="main", draft=False
+    )
+    world.verified(content="better\n")
+    cancelling(world, monkeypatch, "git_token", told_first=False)
+    assert world.run.state is RunState.CANCELLED
+    assert world.github.pull_requests[1] == theirs
+    assert theirs.url not in world.comments()[0]
+
+
 def test_a_shutdown_hands_a_delivery_on_without_a_pause(world, monkeypatch):
     world.verified()
     token = FakeForge.git_token
