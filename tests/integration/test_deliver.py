@@ -160,6 +160,8 @@ LOST = ForgeUnavailable("502 from GitHub")
     ids=["before-pr", "after-pr", "before-check", "after-check", "before-comment", "after-comment", "everything"],
 )
 def test_a_lost_answer_doubles_nothing(world, faults):
+    """A check run whose answer was lost: red without the look for it. A push of ours is known by its note and by the
+    commit that is made anew: red where neither is asked."""
     world.verified()
     world.forge.faults = faults
     world.deliver(world.run_id)
@@ -373,6 +375,7 @@ def test_a_run_cancelled_before_its_push_pushes_nothing(world, monkeypatch):
 
 
 def test_a_branch_left_by_a_cancelled_run_is_ours_to_replace(world, monkeypatch):
+    """Red without `note_push`."""
     world.verified()
     cancelling(world, monkeypatch, "find_pull_request", told_first=False)
     first = world.head

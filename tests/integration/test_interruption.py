@@ -63,6 +63,7 @@ def cancelled_at(world) -> float:
 
 
 def test_a_model_call_in_flight_is_aborted_and_its_server_sees_it(world):
+    """Red without the notice, as are the two below that cancel."""
     with FakeOpenAIServer(Reply(hang="before")) as server:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
         with meanwhile(world, world.pursuer(model)) as pursuing:

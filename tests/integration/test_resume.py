@@ -133,7 +133,7 @@ def told(model: FakeModel) -> list[str]:
 
 
 def test_a_taken_over_run_goes_on_and_executes_nothing_again(world):
-    """Starting the second attempt with no progress turns this red, in every line."""
+    """Red without the recorded progress: the second attempt would begin anew."""
     world.killed(call(WRITE), bash("echo one >> new.txt; mkdir build; echo x > ../outside || true"))
     world.pursue(bash("cat new.txt"), say("Made it."))
     run = world.run
@@ -303,7 +303,7 @@ def test_money_is_the_runs_whatever_becomes_of_its_steps(world):
 
 
 def test_a_plain_gc_by_hand_loses_no_tree(world):
-    """Leaving `_keep_everything` out turns this red."""
+    """Red without `_keep_everything`."""
     world.killed(call(WRITE))
     git_dir = next((world.repositories._root / "runs").iterdir())
     for path in (git_dir / "objects").rglob("*"):

@@ -152,7 +152,8 @@ def test_while_github_is_away_the_stop_waits(world):
 
 
 def test_a_close_while_the_issue_is_being_read_is_not_missed(world, monkeypatch):
-    """Two intakes side by side: one has read the issue as open when the other handles the close and finds no run."""
+    """Two intakes side by side: one has read the issue as open when the other handles the close and finds no run. Red
+    without `newest_stop`."""
     read, closed = Event(), Event()
     issue = FakeForge.issue
 
