@@ -17,6 +17,7 @@ from sqlalchemy import case, delete, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from worker import money
 from worker.errors import LeaseLost
 from worker.runs import notifications
 from worker.runs.notifications import Kind
@@ -287,8 +288,9 @@ def budget_of(account: Account) -> str:
 
 def _why(account: Account, worst: Amount) -> str:
     if account.limit_usd is not None and account.spent_usd + account.reserved_usd + worst.usd > account.limit_usd:
-        used = f"${account.spent_usd:.2f} of ${account.limit_usd:.2f} used, ${account.reserved_usd:.2f} reserved"
-        needs = f"${worst.usd:.4f}"
+        spent, limit, reserved = map(money.usd, (account.spent_usd, account.limit_usd, account.reserved_usd))
+        used = f"{spent} of {limit} used, {reserved} reserved"
+        needs = money.usd(worst.usd)
     else:
         used = f"{account.spent_tokens:,} of {account.limit_tokens:,} tokens used, {account.reserved_tokens:,} reserved"
         needs = f"{worst.tokens:,} tokens"
