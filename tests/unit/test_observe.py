@@ -46,6 +46,13 @@ def test_what_was_counted_is_shown() -> None:
     assert not any("secret" in name for name in shown)
 
 
+def test_the_cost_is_a_sum_of_whole_millionths() -> None:
+    metrics = Metrics()
+    for usd in (0.1, 0.2, 0.0000014):
+        metrics.spent("m", "acme/textkit", Usage(), usd)
+    assert scrape(metrics)['devstral_fix_cost_usd_total{model="m",repository="acme/textkit"}'] == 0.300001
+
+
 def test_a_name_that_a_model_invented_is_no_label() -> None:
     metrics = Metrics(tools=frozenset({"bash"}))
     for name in ("made_up_1", "made_up_2"):
