@@ -17,6 +17,7 @@ from pathlib import Path
 from worker import compose, logs
 from worker.adapters.embedded import Postgres, RedisServer
 from worker.errors import SettingsError
+from worker.exits import Exit
 from worker.migrate import migrate
 from worker.observe.exposition import address
 from worker.settings import PREFIX, Settings
@@ -114,8 +115,9 @@ def announced(data_dir: Path, servers: Servers) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def up(settings: Settings, *, port: int) -> int:
-    """Run until SIGINT or SIGTERM; returns 0 after an orderly stop."""
+def up(settings: Settings, *, port: int) -> Exit:
+    """Run until SIGINT or SIGTERM; returns the exit status: done after an orderly stop, else that of the process that
+    can't run."""
     logs.configure(settings.log_level)
     check(settings, port)
     print(f"isolation={settings.isolation.value}; model {settings.need('model')}", file=sys.stderr)
@@ -135,6 +137,9 @@ def up(settings: Settings, *, port: int) -> int:
         # Longer than a worker takes to end by itself, whatever hangs in it.
         grace = settings.shutdown_grace_seconds + 15
         programs = listening(children(port), settings.metrics_listen)
-        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace):
+        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace, gave_up=stop.set) as supervisor:
             stop.wait()
-    return 0
+    if supervisor.refused is None:
+        return Exit.DONE
+    print(f"devstral-fix: {supervisor.refused}", file=sys.stderr)
+    return supervisor.refused.exit
