@@ -8,9 +8,9 @@ import subprocess
 import sys
 
 from worker.runs import pausing
+from worker.servers import Servers, announced
 from worker.settings import PREFIX
 from worker.store.session import Store
-from worker.up import Servers, announced
 
 
 def doctor(folder, *arguments: str, **variables: str):

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from worker import exits
 from worker.errors import Permanent, ServiceError
+from worker.servers import running_servers
 from worker.settings import Settings
 from worker.table import aligned
 
@@ -53,8 +54,6 @@ def settings(**overrides: Any) -> Settings:
 
 def located(**overrides: Any) -> Settings:
     """The settings; a server that they don't name is that of an `up` that runs over the same data directory."""
-    from worker.up import running_servers
-
     here = settings(**overrides)
     servers = running_servers(here.data_dir)
     if servers is None:
