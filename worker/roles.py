@@ -141,7 +141,7 @@ def _gpu(process: Process) -> Duty:
     settings = process.settings
     sandbox, commands = _sandbox(process)
     # The setting holds until an engine in this process knows better.
-    tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
+    tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens, waited=process.watch.admitted)
     counter = TokenCounter(settings.tekken_file)
     open_history(counter, "", ())  # read now: it takes seconds, and a run's wall time is for its own work
     solver = compose.make_solver(settings, sandbox, process.repositories, counter)

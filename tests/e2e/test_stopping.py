@@ -105,13 +105,13 @@ def test_a_drained_worker_leaves_permits_to_others_and_says_so(service):
     with FakeOpenAIServer(*[DONE] * 4) as server:
         model(service, server)
         with service.worker("gpu") as first:
-            name = json.loads(service.command("workers", "list", "--json").stdout)["name"]
+            name = json.loads(service.command("workers", "list", "--json").stdout)[0]["name"]
             assert name.endswith(f":{first.pid}")
             assert "takes nothing more" in service.command("drain", name, "--by", "ann").stdout
             log = service.directory / "worker.log"
             wait_until(lambda: '"draining"' in log.read_text())
             service.queue(1)
-            listed = json.loads(service.command("workers", "list", "--json").stdout)
+            (listed,) = json.loads(service.command("workers", "list", "--json").stdout)
             assert (listed["state"], listed["drain_requested_by"], listed["holds"]) == ("drained", "ann", [])
             assert service.runs()[0].state is RunState.QUEUED
             with service.worker("gpu", "second"):
@@ -139,4 +139,5 @@ def test_a_pause_holds_what_is_queued_and_a_resume_lets_it_go_at_once(service):
             assert "run_claimed" not in (service.directory / "worker.log").read_text()
             assert "resumed: everything" in service.command("resume").stdout
             wait_until(lambda: service.run(run_id).state is RunState.CONCLUDED)
-            assert "was not paused" in service.command("resume").stdout
+            again = service.command("resume")
+            assert (again.returncode, "was not paused" in again.stderr) == (1, True)

@@ -175,7 +175,8 @@ def test_a_refusal_names_the_budget_and_sets_nothing_aside(store, lease):
     refusal = reserve(store, lease, 2, amount("0.05"), repository=Decimal(5))
     assert refusal is not None
     assert refusal.why == (
-        "budget: repository acme/textkit today: $4.98 of $5.00 used, $0.02 reserved; the next call may need $0.0500"
+        "budget: repository acme/textkit today: $4.9800 of $5.0000 used, $0.0200 reserved; "
+        "the next call may need $0.0500"
     )
     assert (refusal.passing, refusal.first, refusal.scope) == (False, False, Scope.REPOSITORY)
     assert account(store, Scope.RUN).reserved_usd == Decimal("0.02")
@@ -307,7 +308,10 @@ def test_a_run_that_did_something_ends_and_one_that_did_nothing_waits_in_the_que
     with ours.reserve(0, 5000, 1000):
         pass
     ours.spend(0, Usage(prompt=5000), 0.05, 0.1)
-    with pytest.raises(LimitsExceeded, match=r"everything today: \$0.05 of \$0.10 used"), ours.reserve(1, 5000, 1000):
+    with (
+        pytest.raises(LimitsExceeded, match=r"everything today: \$0.0500 of \$0.1000 used"),
+        ours.reserve(1, 5000, 1000),
+    ):
         pass
 
 

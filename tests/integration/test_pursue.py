@@ -174,7 +174,7 @@ def test_a_run_for_whose_first_call_there_is_no_budget_waits_in_the_queue(world)
     limited(world, day="0.001")()
     run = world.run
     assert (run.state, run.calls, run.attempt) == (RunState.QUEUED, 0, 0)
-    assert "budget: everything today: $0.00 of $0.00 used" in run.reason
+    assert "budget: everything today: $0.0000 of $0.0010 used" in run.reason
     world.ready_again()
     limited(world)()
     assert world.run.state is RunState.QUEUED, "held, until the sweep knows of the limit that was raised"

@@ -16,7 +16,8 @@ from agent.types import ExitStatus, Limits
 from tests.fakes import FakeModel, call, say
 from tests.integration.world import WRITE, World
 from worker.adapters.sandbox import BwrapSandbox
-from worker.commands.show import described, lines, show_run
+from worker.cli import cli
+from worker.commands.show import described, lines
 from worker.errors import ModelUnavailable
 from worker.runs import states
 from worker.store import queries, trajectories
@@ -339,8 +340,8 @@ def test_after_max_attempts_it_has_failed_and_shows_who_when_and_how(world, monk
     assert "goes on after step 1" in shown
 
     monkeypatch.setenv("DEVSTRAL_FIX_DATABASE_URL", world.store.engine.url.render_as_string(hide_password=False))
-    done = CliRunner().invoke(show_run, [str(world.run_id), "--json"])
+    done = CliRunner().invoke(cli, ["runs", "show", str(world.run_id), "--json"])
     assert json.loads(done.output) == data
-    assert "failed" in CliRunner().invoke(show_run, [str(world.run_id)]).output
-    none = CliRunner().invoke(show_run, ["01990000-0000-7000-8000-000000000000"])
-    assert (none.exit_code, "there is no run" in none.output) == (2, True)
+    assert "failed" in CliRunner().invoke(cli, ["runs", "show", str(world.run_id)]).output
+    none = CliRunner().invoke(cli, ["runs", "show", "01990000-0000-7000-8000-000000000000"])
+    assert (none.exit_code, "there is no run" in none.output) == (1, True)

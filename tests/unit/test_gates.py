@@ -27,6 +27,26 @@ def test_trajectories_are_admitted_while_their_mean_contexts_fit():
     assert gate.load().holding == 1
 
 
+def test_the_wait_of_a_full_gate_ends_when_room_comes_back_and_is_told_with_the_next_admission(monkeypatch):
+    clock, told = [100.0], []
+    monkeypatch.setattr("worker.gates.time.monotonic", lambda: clock[0])
+    gate = TokenGate(lambda: 40, expected=40, waited=told.append)
+    assert gate.enter()
+    clock[0] = 103
+    assert not gate.room()
+    clock[0] = 104
+    assert not gate.enter()
+    assert gate.load().waiting == 1
+    clock[0] = 110
+    gate.leave()
+    assert gate.load().waiting == 0
+    clock[0] = 150  # nobody asked for anything
+    assert gate.enter()
+    assert told == [0.0, 7.0]
+    load = gate.load()
+    assert (load.holding, load.waiting, load.waited, load.waited_seconds) == (1, 0, 1, 7.0)
+
+
 def test_one_is_always_admitted_and_none_is_refused_without_a_capacity():
     small = TokenGate(lambda: 10, expected=40)
     assert [small.enter(), small.enter()] == [True, False]

@@ -69,6 +69,10 @@ class Watch:
         self.metrics.command_ran(status, seconds)
         self.metrics.gate_waited("commands", waited)
 
+    def admitted(self, waited: float) -> None:
+        """A trajectory that found room for its tokens, and how long there was none."""
+        self.metrics.gate_waited("kv_tokens", waited)
+
     def failed(self, error: BaseException) -> None:
         """What the agent stands on failed, and the run with it, or for now."""
         if isinstance(error, ModelUnavailable | ModelRejected):

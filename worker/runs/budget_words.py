@@ -5,6 +5,7 @@ from __future__ import annotations
 from sqlalchemy import or_, select
 from sqlalchemy.orm import Session
 
+from worker import money
 from worker.runs import accounts, notifications
 from worker.runs.accounts import Amount
 from worker.runs.notifications import Kind
@@ -28,8 +29,9 @@ def budget_of(account: Account) -> str:
 def why(account: Account, worst: Amount) -> str:
     """Why a call that may cost `worst` has no room in the account."""
     if account.limit_usd is not None and account.spent_usd + account.reserved_usd + worst.usd > account.limit_usd:
-        used = f"${account.spent_usd:.2f} of ${account.limit_usd:.2f} used, ${account.reserved_usd:.2f} reserved"
-        needs = f"${worst.usd:.4f}"
+        spent, limit, reserved = map(money.usd, (account.spent_usd, account.limit_usd, account.reserved_usd))
+        used = f"{spent} of {limit} used, {reserved} reserved"
+        needs = money.usd(worst.usd)
     else:
         used = f"{account.spent_tokens:,} of {account.limit_tokens:,} tokens used, {account.reserved_tokens:,} reserved"
         needs = f"{worst.tokens:,} tokens"

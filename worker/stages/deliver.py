@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
@@ -33,7 +34,7 @@ from worker.stages.edge import last_words, unless_lost
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
 from worker.stages.status import set_status
 from worker.stages.tidying import after_the_end
-from worker.store import queries
+from worker.store import queries, trajectories
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.store.text import clean
@@ -56,6 +57,7 @@ class Result:
     patch: Patch | None
     evidence: tuple[Evidence, ...]
     known_heads: frozenset[str]
+    unsure: Decimal  #: how much less it may have cost, USD
 
     @property
     def footer(self) -> str:
@@ -63,7 +65,7 @@ class Result:
         usage = Usage(prompt=run.prompt_tokens, cached=run.cached_tokens, completion=run.completion_tokens)
         return texts.accounting(
             usage,
-            run.usd,
+            (run.usd - self.unsure, run.usd),
             calls=run.calls,
             model=run.model or "none",
             tokenizer=run.tokenizer or "",
@@ -114,6 +116,7 @@ class Deliver:
             row = queries.patch(session, run_id)
             rows = queries.evidence(session, run_id)
             known = queries.pushed_heads(session, run.repository, run.branch)
+            unsure = trajectories.unsure(session, [run_id])[run_id]
         pieces = [
             Evidence.model_validate(
                 {name: getattr(e, name) for name in Evidence.model_fields},
@@ -125,6 +128,7 @@ class Deliver:
             patch=None if row is None else ledger.stored_patch(row),
             evidence=tuple(pieces),
             known_heads=known,
+            unsure=unsure,
         )
 
     def _deliver(self, lease: Lease, holding: Holding) -> str | None:
