@@ -60,6 +60,7 @@ class Facts:
     python: tuple[int, ...] = (0,)
     services: Mapping[str, str | None] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+    sandbox: str = "bwrap"  #: the backend that `levels` was tried with
     schema: tuple[str | None, str] | None = None
     pauses: tuple[Pause, ...] = ()
     disk_free: int | None = None
@@ -71,6 +72,7 @@ class Report:
 
     wanted: Isolation
     best: Isolation | None
+    sandbox: str
     isolation: tuple[Finding, ...]
     service: tuple[Finding, ...]
 
@@ -83,15 +85,14 @@ def judge(facts: Facts, wanted: Isolation) -> Report:
     works = [level for level in (Isolation.STRICT, Isolation.BASIC) if facts.levels.get(level, "") is None]
     isolation = (
         kernel(facts),
-        bubblewrap(facts),
-        namespaces(facts),
+        *((bubblewrap(facts), namespaces(facts)) if facts.sandbox == "bwrap" else ()),
         system_calls(facts),
         *(level(facts, each, wanted) for each in (Isolation.STRICT, Isolation.BASIC)),
         *mounting(facts),
         git(facts),
     )
     service = (*backends(facts), python(facts), node(facts), *services(facts), *paused(facts), disk(facts))
-    return Report(wanted, works[0] if works else None, isolation, service)
+    return Report(wanted, works[0] if works else None, facts.sandbox, isolation, service)
 
 
 def kernel(facts: Facts) -> Finding:
@@ -146,22 +147,31 @@ def system_calls(facts: Facts) -> Finding:
 
 
 def level(facts: Facts, each: Isolation, wanted: Isolation) -> Finding:
-    """A level was tried by starting a sandbox of it. One that nobody chose is a warning at most."""
+    """A level was tried by starting a sandbox of it, by the chosen backend. One that nobody chose is a warning at most."""
     name = f"isolation {each.value}"
     chosen = " (chosen)" if each is wanted else ""
     reason = facts.levels.get(each, "not tried")
     if reason is None:
         return Finding(name, Status.OK, f"a sandbox started{chosen}")
     status = Status.MISSING if each is wanted else Status.WARN
-    return Finding(name, status, f"{reason}{chosen}", _level_mend(facts, each, reason))
+    reason, told = _command_in(reason)
+    return Finding(name, status, f"{reason}{chosen}", _level_mend(facts, each, reason, told))
 
 
-def _level_mend(facts: Facts, each: Isolation, reason: str) -> str:
-    if not facts.user_namespaces or not facts.seccomp:
+def _command_in(reason: str) -> tuple[str, str]:
+    """A refusal, and the command that it ends with: what was tried knows best what mends it."""
+    found = re.search(r"; ((?:as|without) root: .*)$", reason, re.DOTALL)
+    return (reason, "") if found is None else (reason[: found.start()], found[1])
+
+
+def _level_mend(facts: Facts, each: Isolation, reason: str, told: str) -> str:
+    if not facts.seccomp or (facts.sandbox == "bwrap" and not facts.user_namespaces):
         return "see above"
     if each is Isolation.STRICT and re.search(r"control group|cgroup|delegat", reason):
-        if facts.container:
+        if facts.container and facts.root and "DEVSTRAL_FIX_CGROUP" not in reason:
             return "start the container with --cgroupns=host --volume /sys/fs/cgroup:/sys/fs/cgroup:rw"
+        if told:
+            return told
         if not facts.root:
             return "systemd-run --user --scope -p Delegate=yes devstral-fix work --role gpu"
         return "as root: mount -t cgroup2 none /sys/fs/cgroup"
@@ -261,7 +271,7 @@ def disk(facts: Facts) -> Finding:
 def lines(report: Report) -> Iterator[str]:
     """For people: one line each, what mends it below."""
     best = "none" if report.best is None else report.best.value
-    yield f"isolation offered: {best}; chosen: {report.wanted.value}"
+    yield f"isolation offered: {best}; chosen: {report.wanted.value}; sandbox: {report.sandbox}"
     for finding in (*report.isolation, *report.service):
         yield f"{finding.status.value:8}{finding.name}: {finding.detail}"
         if finding.mend and finding.status is not Status.OK:

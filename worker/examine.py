@@ -13,9 +13,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.protocols import Isolation
+from worker import compose
 from worker.adapters.models.address import check_address
-from worker.adapters.repos import GitRepositories
-from worker.adapters.sandbox import BwrapSandbox
 from worker.adapters.sandbox.probe import probe
 from worker.demo.node import node_command
 from worker.doctor import SYSCTLS, Facts
@@ -26,6 +25,7 @@ from worker.settings import Settings
 from worker.store.session import Store
 
 _SECONDS = 5.0
+GVISOR_FAILS = "Debian 12's build (20221219) fails `ls -la` and is refused, no newer one was tried"
 
 
 def examine(settings: Settings) -> Facts:
@@ -41,7 +41,8 @@ def examine(settings: Settings) -> Facts:
         machine=machine.machine,
         root=machine.root,
         container=Path("/.dockerenv").exists() or Path("/run/.containerenv").exists(),
-        levels={level: _try_level(level) for level in Isolation},
+        levels={level: _try_level(settings, level) for level in Isolation},
+        sandbox=settings.sandbox,
         bwrap=None if machine.best is None else machine.best.version,
         user_namespaces=machine.user_namespaces,
         seccomp=machine.seccomp_filter,
@@ -50,7 +51,7 @@ def examine(settings: Settings) -> Facts:
         sysctls=_sysctls(),
         tools={name: shutil.which(name, path=_path()) for name in ("nsenter", "unshare", "mount")}
         | {"git": _said(["git", "--version"]), "node": _node()},
-        backends=_backends(),
+        backends=_backends(settings),
         python=sys.version_info[:3],
         services=services,
         details=details,
@@ -60,13 +61,15 @@ def examine(settings: Settings) -> Facts:
     )
 
 
-def _try_level(level: Isolation) -> str | None:
-    """Start a sandbox of this level in a folder that goes away: None when it worked."""
+def _try_level(settings: Settings, level: Isolation) -> str | None:
+    """Start a sandbox as a worker would, at this level, in a folder that goes away: None when it worked."""
     with tempfile.TemporaryDirectory(prefix="devstral-fix-doctor-") as name:
         folder = Path(name)
         folder.chmod(0o711)
         try:
-            BwrapSandbox(folder, GitRepositories(folder / "git"), isolation=level)
+            compose.make_sandbox(
+                settings.model_copy(update={"isolation": level}), folder, compose.make_repositories(folder)
+            )
         except (ServiceError, OSError) as e:
             return str(e)
     return None
@@ -101,7 +104,7 @@ def _node() -> str | None:
         return None
 
 
-def _backends() -> dict[str, str]:
+def _backends(settings: Settings) -> dict[str, str]:
     questions = {
         "docker": ["docker", "version", "--format", "{{.Server.Version}}"],
         "podman": ["podman", "info", "--format", "{{.Version.Version}}"],
@@ -114,7 +117,9 @@ def _backends() -> dict[str, str]:
         elif _said(argv) is None:
             said[name] = f"`{argv[0]}` is installed, but does not answer; only that backend needs it"
         else:
-            said[name] = "answers (no sandbox was tried)"
+            said[name] = "answers" if settings.sandbox != "bwrap" else "answers (no sandbox was tried)"
+            if name == "gvisor":
+                said[name] += f"; {GVISOR_FAILS}"
     return said
 
 

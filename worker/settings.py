@@ -110,7 +110,7 @@ class Settings(BaseSettings):
     )
     cgroup: str | None = Field(
         default=None,
-        description="path in every control group hierarchy where groups may be made, such as a delegated one",
+        description="path of a group that every control group hierarchy has and where groups may be made",
     )
     visibility_seconds: float = Field(
         default=7200, gt=0, description="Redis hands out a message again that was not acknowledged for so long"

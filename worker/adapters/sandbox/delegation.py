@@ -15,8 +15,8 @@ _MOVES = 5  # tries to empty a group whose members may fork meanwhile
 
 
 def find(below: str | None = None, *, mounts: str | None = None, own: str | None = None) -> Groups:
-    """Where this process may make groups: `below` (a path in every hierarchy, such as one delegated to a user), else
-    as root the top of the hierarchies, else its own group. `mounts` and `own` are the texts of /proc/self/mounts and
+    """Where this process may make groups: `below` (a path that every hierarchy has, such as one delegated to a user),
+    else as root the top of the hierarchies, else its own group. `mounts` and `own` are the texts of /proc/self/mounts and
     /proc/self/cgroup. IsolationMissing names what can't be limited, and the command that mends it."""
     mounts = Path("/proc/self/mounts").read_text() if mounts is None else mounts
     own = Path("/proc/self/cgroup").read_text() if own is None else own
@@ -54,12 +54,17 @@ def find(below: str | None = None, *, mounts: str | None = None, own: str | None
 
 
 def _try(base: Group, ours: bool) -> Groups:
-    """Make the base, then a group with every limit in it, as a session would."""
+    """Make the base where it is `ours`, then a group with every limit in it, as a session would."""
+    where = " ".join(str(folder) for folder in dict.fromkeys(base.folders.values()))
+    made = f"as root: mkdir -p {where} && chown -R {os.geteuid()} {where}"
+    if not ours and (lacking := [str(folder) for folder in base.folders.values() if not folder.is_dir()]):
+        raise IsolationMissing(f"DEVSTRAL_FIX_CGROUP: there is no control group {lacking[0]}; {made}")
     try:
         if base.version == 2:
             _hand_down(base.folders["memory"])
-        for folder in dict.fromkeys(base.folders.values()):
-            folder.mkdir(exist_ok=True)
+        if ours:
+            for folder in dict.fromkeys(base.folders.values()):
+                folder.mkdir(exist_ok=True)
         groups = Groups(base, ours=ours)
         trial = groups.make()
         try:
@@ -75,13 +80,8 @@ def _try(base: Group, ours: bool) -> Groups:
         finally:
             trial.remove()
     except OSError as e:
-        where = " ".join(str(folder) for folder in dict.fromkeys(base.folders.values()))
-        mend = (
-            f"mkdir -p {where} && chown -R {os.geteuid()} {where}"
-            if base.version == 1
-            else "systemd-run --user --scope -p Delegate=yes COMMAND (no root needed)"
-        )
-        raise IsolationMissing(f"control groups can't be made here ({e}); as root: {mend}") from e
+        mend = made if base.version == 1 else "without root: systemd-run --user --scope -p Delegate=yes COMMAND"
+        raise IsolationMissing(f"control groups can't be made here ({e}); {mend}") from e
     return groups
 
 
