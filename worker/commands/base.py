@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -100,6 +102,41 @@ def show_list(
     else:
         for line in aligned(head, rows):
             click.echo(line)
+
+
+class Text(click.types.StringParamType):
+    """Any text; bytes that are no text were let in as lone surrogates, which nothing can store or show."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        text = super().convert(value, param, ctx)
+        if not text.isprintable() and any("\ud800" <= letter <= "\udfff" for letter in text):
+            self.fail(f"{text!r} is no text in {sys.getfilesystemencoding()}", param, ctx)
+        return text
+
+
+def with_texts(command: click.Command) -> None:
+    """Give every text of a command, and of those below it, the type that refuses what is none."""
+    for parameter in command.params:
+        if isinstance(parameter.type, click.types.StringParamType):
+            parameter.type = Text()
+    for below in command.commands.values() if isinstance(command, click.Group) else ():
+        with_texts(below)
+
+
+def try_writing(path: Path | None, option: str) -> None:
+    """Before work is done whose result goes there. What the file holds, and whether it is there, stays as it was."""
+    if path is None or (path.exists() and not path.is_file()):  # a pipe may hear only once from us
+        return
+    if not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"{path.parent} is no directory", param_hint=option)
+    there = path.exists()
+    try:
+        with path.open("ab"):
+            pass
+        if not there:
+            path.unlink()
+    except OSError as error:
+        raise click.BadParameter(f"{path} can't be written: {error.strerror}", param_hint=option) from error
 
 
 class Repository(click.ParamType[str]):

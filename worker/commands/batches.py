@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from worker.commands.base import AS_JSON, BY, NotDone, in_transaction, show_list
 from worker.table import aligned
 
 LARGEST = 10**8  # the ledger's columns hold no more
+LEAST = Decimal("0.000001")  # and nothing finer
 
 
 class Usd(click.ParamType[Decimal]):
@@ -22,10 +23,12 @@ class Usd(click.ParamType[Decimal]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Decimal:
         try:
             amount = Decimal(str(value))
+            if amount.is_finite():
+                amount = amount.quantize(LEAST, ROUND_HALF_UP)
         except ArithmeticError:
             self.fail(f"{value!r} is no amount", param, ctx)
-        if not amount.is_finite() or not 0 <= amount < LARGEST:
-            self.fail(f"{value!r} is no amount: 0 or more, and less than {LARGEST:,}", param, ctx)
+        if not amount.is_finite() or not LEAST <= amount < LARGEST:
+            self.fail(f"{value!r} is no amount: {LEAST:f} or more, and less than {LARGEST:,}", param, ctx)
         return amount
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import click
 
 from agent.protocols import Isolation
-from worker.commands.base import AS_JSON, settings
+from worker.commands.base import AS_JSON, settings, try_writing
+from worker.errors import ServiceError
 from worker.exits import Exit
 
 
@@ -26,6 +27,7 @@ def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -
     """
     from worker.demo.run import demo as run
 
+    try_writing(record, "--record")
     sys.exit(run(model=model, as_json=as_json, keep=keep, record=record))
 
 
@@ -58,35 +60,35 @@ def fix(
     """Fix an issue in a local git repository and print the patch; the repository stays untouched.
 
     The issue file's first line is the title. --apply changes the files only for a fixed or partial outcome. Only fixed
-    is exit status 0. --json prints its object in place of the patch.
+    is exit status 0. --json prints its object in place of the patch; where nothing came back it holds the `error`.
     """
     from worker import local
 
-    for name, path in (("--output", output), ("--trajectory", trajectory)):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise click.BadParameter(f"{path.parent} is no directory", param_hint=name)
+    try_writing(output, "--output")
+    try_writing(trajectory, "--trajectory")
     if trajectory is not None and trajectory.exists():
         raise click.BadParameter(f"{trajectory} exists", param_hint="--trajectory")
-    top = local.work_tree(repo.resolve()) if apply_patch else None
-    text = issue_file.read()
-    title, _, body = text.strip().partition("\n")
-    if not title:
-        raise click.BadParameter("the file is empty", param_hint="--issue-file")
-    result = local.fix(
-        settings(model=model, isolation=isolation),
-        repo=repo.resolve(),
-        title=title.lstrip("# ").strip(),
-        body=body.strip(),
-        trajectory=trajectory,
-        set_up=setup,
-        note=lambda line: click.echo(line, err=True),
-    )
+    title, body = _issue(issue_file)
+    try:
+        top = local.work_tree(repo.resolve()) if apply_patch else None
+        result = local.fix(
+            settings(model=model, isolation=isolation),
+            repo=repo.resolve(),
+            title=title,
+            body=body,
+            trajectory=trajectory,
+            set_up=setup,
+            note=lambda line: click.echo(line, err=True),
+        )
+    except ServiceError as error:
+        if as_json:
+            click.echo(json.dumps(local.failure(error)))
+        raise
     diff = result.patch.diff.encode("utf-8", "surrogateescape")
-    if output is not None:
-        output.write_bytes(diff)
+    written = output is not None and _written(output, diff)
     if as_json:
         click.echo(json.dumps(local.summary(result)))
-    elif output is None:
+    elif not written:
         sys.stdout.buffer.write(diff)
     click.echo(f"outcome: {result.verdict.outcome.value} ({result.verdict.reason})", err=True)
     if top is not None and result.deliverable:
@@ -96,3 +98,21 @@ def fix(
     elif top is not None:
         click.echo("not applied", err=True)
     sys.exit(Exit.DONE if result.verdict.outcome.value == "fixed" else Exit.FAILED)
+
+
+def _issue(file: Any) -> tuple[str, str]:
+    """(title, body)."""
+    title, _, body = file.read().strip().partition("\n")
+    if not title:
+        raise click.BadParameter("the file is empty", param_hint="--issue-file")
+    return title.lstrip("# ").strip(), body.strip()
+
+
+def _written(output: Path, diff: bytes) -> bool:
+    """Whether it could be: the run is paid for, so that the patch goes elsewhere if not."""
+    try:
+        output.write_bytes(diff)
+    except OSError as error:
+        click.echo(f"devstral-fix: {output} can't be written ({error.strerror}); here is the patch", err=True)
+        return False
+    return True
