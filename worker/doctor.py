@@ -147,7 +147,7 @@ def system_calls(facts: Facts) -> Finding:
 
 
 def level(facts: Facts, each: Isolation, wanted: Isolation) -> Finding:
-    """A level was tried by starting a sandbox of it, by the chosen backend. One that nobody chose is a warning at most."""
+    """A level was tried by starting a sandbox of it in the chosen backend. One that nobody chose warns at most."""
     name = f"isolation {each.value}"
     chosen = " (chosen)" if each is wanted else ""
     reason = facts.levels.get(each, "not tried")

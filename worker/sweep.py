@@ -70,6 +70,7 @@ class Sweep:
         with self.store.transaction() as session:
             budgets.release_stale(session)
             budgets.refresh(session, self.days)
+            budgets.forget_reasons(session)
             budget_words.tell_used_up(session)
         with self.store.transaction() as session:
             for kept in quarantine.judge(session, hours=self.quarantine_hours):

@@ -13,6 +13,7 @@ from tests.factories import queue_run
 from worker import errors, exits
 from worker.runs import pausing, states
 from worker.store.models import Run, RunState
+from worker.store.money import Quarantine
 
 MALFORMED = ("", "acme", "acme/", "/shop", "acme/shop/x", "acme/shop#7", "a b/c", "acme/shöp", "https://host/acme/shop")
 
@@ -84,6 +85,34 @@ def test_a_database_that_is_away_and_settings_that_are_wrong(ask, monkeypatch):
     monkeypatch.delenv("DEVSTRAL_FIX_REDIS_URL")
     monkeypatch.delenv("DEVSTRAL_FIX_DATABASE_URL")
     assert "DEVSTRAL_FIX_DATABASE_URL is not set" in ask("serve", status=2)
+
+
+def test_what_was_done_is_one_object_for_programs(ask, store):
+    with store.transaction() as session:
+        from worker.runs import workforce
+
+        run_id = queue_run(session, repository="acme/shop")
+        about = {"role": "gpu", "queues": ["q"], "profile": "p", "slots": 2, "isolation": "basic", "version": "1"}
+        workforce.register(session, "host:1", **about, lease_seconds=60)
+        session.add(Quarantine(repository="acme/shop", issue_number=7, reason="failed"))
+
+    def said(*command):
+        return json.loads(ask(*command, "--json"))
+
+    made = said("batches", "create", "--name", "b", "--budget-usd", "2")
+    assert (made["name"], made["budget_usd"]) == ("b", 2.0)
+    assert said("batches", "budget", made["batch_id"], "3") == {"batch_id": made["batch_id"], "budget_usd": 3.0}
+    paused = {"paused": True, "repository": "acme/shop", "known": True, "at_once": False}
+    assert said("pause", "--repository", "acme/shop") == paused
+    assert said("resume", "--repository", "acme/shop") == {"paused": False, "repository": "acme/shop"}
+    assert said("drain", "host") == [{"worker": "host:1", "was_draining": False, "draining": True}]
+    assert said("drain", "host", "--undo") == [{"worker": "host:1", "was_draining": True, "draining": False}]
+    assert ask("drain", "host", "--undo") == "host:1: was not draining\n"
+    cancelled = {"run_id": str(run_id), "state": "cancelled", "cancel_requested": True}
+    assert said("runs", "cancel", str(run_id)) == cancelled
+    lifted = {"repository": "acme/shop", "issue_number": 7, "lifted": True}
+    assert said("quarantine", "lift", "acme/shop#7") == lifted
+    assert said("setups", "retry") == {"forgotten": 0}
 
 
 def test_amounts_are_those_the_ledger_can_hold(ask):

@@ -20,11 +20,13 @@ from worker.demo.github_double.bare import BareRepositories
 from worker.errors import ForgeRefused, ForgeUnavailable
 from worker.heartbeat import Heartbeat
 from worker.runs import ledger, requests, setups, states
-from worker.stages import deliver
+from worker.stages import deliver, texts
 from worker.stages.deliver import Deliver
 from worker.stages.ports import Blocked
 from worker.stages.setup import named, report
 from worker.store.models import PullRequest, Run, RunState
+from worker.store.money import Account, Scope
+from worker.store.room import today
 
 NAME = "acme/textkit"
 
@@ -424,3 +426,29 @@ def test_a_shutdown_hands_a_delivery_on_without_a_pause(world, monkeypatch):
         due = session.scalar(select(Run.not_before <= func.now()))
     assert (world.run.state, world.run.lease_owner, world.run.attempt, due) == (RunState.CONCLUDED, None, 0, True)
     assert world.head is None
+
+
+def test_the_comment_of_a_run_that_met_a_budget_says_what_holds_it(world):
+    with world.store.transaction() as session:
+        run_id, _ = requests.start(
+            session,
+            issue_request(world.number),
+            clone_url=world.github.clone_url,
+            base_branch="main",
+            base_commit=world.commit,
+            profile="small-24b",
+            max_attempts=3,
+            repository_config={},
+        )
+    world.deliver(run_id)
+    assert world.comments() == [], "nothing holds it"
+    with world.store.transaction() as session:
+        day = session.scalar(select(today()))
+        session.add(Account(scope=Scope.REPOSITORY, key=NAME, day=day, limit_usd=1, spent_usd=1))
+    world.forge.create_comment(world.number, f"{texts.status_marker(world.number)}\n\nIn the queue: position 1 of 1.")
+    world.deliver(run_id)
+    (comment,) = world.comments()
+    assert f"held: today's budget of {NAME} is used up; goes on at 00:00 UTC" in comment
+    assert "position" not in comment
+    world.deliver(run_id)
+    assert world.comments() == [comment]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from prometheus_client import CollectorRegistry
-from sqlalchemy import update
+from sqlalchemy import select, update
 
 from tests.factories import queue_run
 from worker.observe.live import Cancelled, Live, Queue, deliveries
 from worker.runs import requests, states, workforce
 from worker.runs.priorities import Priority
 from worker.store.models import Run, RunState
+from worker.store.money import Account, Scope
+from worker.store.room import today
 from worker.store.session import Store
 
 
@@ -40,6 +42,19 @@ def test_the_queue_s_depth_and_age(store: Store) -> None:
     assert shown["devstral_fix_runs_live['fix', 'queued', 'small-24b']"] == 2
     assert shown["devstral_fix_database_up[]"] == 1
     assert shown["devstral_fix_deliveries_waiting[]"] == 0
+
+
+def test_runs_that_wait_for_a_budget_are_told_apart(store: Store) -> None:
+    with store.transaction() as session:
+        queue_run(session, 1)
+        queue_run(session, 2, repository="acme/other")
+        held = queue_run(session, 3, repository="acme/other")
+        session.execute(update(Run).where(Run.id == held).values(held_reason="setup"))
+        day = session.scalar(select(today()))
+        session.add(Account(scope=Scope.REPOSITORY, key="acme/other", day=day, limit_usd=1, spent_usd=1))
+    shown = values(live(store))
+    for why in ("none", "budget", "setup"):
+        assert shown[f"devstral_fix_queue_depth{sorted(['10', why, 'small-24b'])}"] == 1
 
 
 def test_an_empty_queue_is_a_zero_and_not_a_gap(store: Store) -> None:

@@ -175,10 +175,13 @@ def test_a_run_for_whose_first_call_there_is_no_budget_waits_in_the_queue(world)
     run = world.run
     assert (run.state, run.calls, run.attempt) == (RunState.QUEUED, 0, 0)
     assert "budget: everything today: $0.0000 of $0.0010 used" in run.reason
+    assert wakes.deliver(run.id) in world.sent, "the issue is told"
     world.ready_again()
     limited(world)()
     assert world.run.state is RunState.QUEUED, "held, until the sweep knows of the limit that was raised"
+    assert world.run.reason is not None
     Sweep(store=world.store, send=world.sent.append)()
+    assert world.run.reason is None, "it is not so any more"
     limited(world)()
     assert world.run.state is RunState.CONCLUDED
 

@@ -91,6 +91,11 @@ def in_transaction(action: Callable[[Any], Any]) -> Any:
         store.close()
 
 
+def show_done(data: dict[str, Any], words: str, *, as_json: bool) -> None:
+    """What a command did, for programs or for people."""
+    click.echo(json.dumps(data) if as_json else words)
+
+
 def show_list(
     data: Sequence[dict[str, Any]], head: Sequence[str], rows: Sequence[Sequence[str]], *, none: str, as_json: bool
 ) -> None:

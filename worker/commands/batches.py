@@ -10,7 +10,7 @@ from uuid import UUID
 import click
 
 from worker import money
-from worker.commands.base import AS_JSON, BY, NotDone, in_transaction, show_list
+from worker.commands.base import AS_JSON, BY, NotDone, in_transaction, show_done, show_list
 from worker.table import aligned
 
 LARGEST = 10**8  # the ledger's columns hold no more
@@ -43,30 +43,38 @@ class Name(click.ParamType[str]):
 
 @click.group(epilog="Example: devstral-fix batches list")
 def batches() -> None:
-    """Many runs under one budget: make one, look at it, change its budget."""
+    """Many runs under one budget: make one, look at it, change its budget.
+
+    No command puts a run into a batch yet: that comes with triage. Until then a batch stays empty.
+    """
 
 
 @batches.command("create", epilog="Example: devstral-fix batches create --name backlog --budget-usd 25")
 @click.option("--name", type=Name(), required=True, help="For people.")
 @click.option("--budget-usd", type=Usd(), default=None, help="What all of its runs may spend. Default: no limit.")
 @BY
-def create_batch(name: str, budget_usd: Decimal | None, by: str) -> None:
+@AS_JSON
+def create_batch(name: str, budget_usd: Decimal | None, by: str, *, as_json: bool) -> None:
     """Make an empty batch and print its id."""
     from worker.runs import batches as domain
 
-    click.echo(in_transaction(lambda session: domain.create(session, name=name, by=by, budget=budget_usd).id))
+    made = in_transaction(lambda session: str(domain.create(session, name=name, by=by, budget=budget_usd).id))
+    amount = None if budget_usd is None else float(budget_usd)
+    show_done({"batch_id": made, "name": name, "budget_usd": amount}, made, as_json=as_json)
 
 
 @batches.command("budget", epilog="Example: devstral-fix batches budget 01990000-0000-7000-8000-000000000000 40")
 @click.argument("batch_id", type=click.UUID)
 @click.argument("usd", type=Usd())
-def budget(batch_id: UUID, usd: Decimal) -> None:
+@AS_JSON
+def budget(batch_id: UUID, usd: Decimal, *, as_json: bool) -> None:
     """Set what a batch may spend; runs that waited for that go on by themselves."""
     from worker.runs import batches as domain
 
     if not in_transaction(lambda session: domain.set_budget(session, batch_id, usd)):
         raise NotDone(f"there is no batch {batch_id}")
-    click.echo(f"{batch_id}: {money.usd(usd)}")
+    data = {"batch_id": str(batch_id), "budget_usd": float(usd)}
+    show_done(data, f"{batch_id}: {money.usd(usd)}", as_json=as_json)
 
 
 @batches.command("list", epilog="Example: devstral-fix batches list --json | jq '.[0]'")

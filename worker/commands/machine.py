@@ -8,7 +8,7 @@ import sys
 import click
 
 from agent.protocols import Isolation
-from worker.commands.base import AS_JSON, located, settings
+from worker.commands.base import AS_JSON, located, settings, show_done
 from worker.exits import Exit
 
 
@@ -52,8 +52,10 @@ def setups() -> None:
 
 
 @setups.command("retry", epilog="Example: devstral-fix setups retry")
-def setups_retry() -> None:
+@AS_JSON
+def setups_retry(*, as_json: bool) -> None:
     """Let failed set-ups be tried again now, instead of after DEVSTRAL_FIX_SETUP_RETRY_SECONDS."""
     from worker.compose import make_layers
 
-    click.echo(f"{make_layers(settings()).forget_failures()} forgotten")
+    count = make_layers(settings()).forget_failures()
+    show_done({"forgotten": count}, f"{count} forgotten", as_json=as_json)

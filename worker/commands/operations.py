@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from worker.commands.base import AS_JSON, BY, NotDone, Repository, in_transaction, send, show_list
+from worker.commands.base import AS_JSON, BY, NotDone, Repository, in_transaction, send, show_done, show_list
 
 REPOSITORY = click.option(
     "--repository", type=Repository(), metavar="OWNER/REPO", help="Only this one. Default: everything."
@@ -48,16 +48,21 @@ def list_workers(*, every: bool, as_json: bool) -> None:
 @click.option("--all", "every", is_flag=True, help="Every worker whose name begins so, such as all of a host.")
 @click.option("--undo", is_flag=True, help="Let it take permits again.")
 @BY
-def drain(worker: str, *, every: bool, undo: bool, by: str) -> None:
+@AS_JSON
+def drain(worker: str, *, every: bool, undo: bool, by: str, as_json: bool) -> None:
     """Let a worker take nothing more: it finishes what it holds, then idles (`drained` in `workers list`).
 
     WORKER is its name, or how the name of just one begins.
     """
     from worker.runs import workforce
 
-    names = in_transaction(lambda session: workforce.drain(session, worker, by=by, every=every, undo=undo))
-    for name in names:
-        click.echo(f"{name}: {'takes permits again' if undo else 'takes nothing more'}")
+    asked = in_transaction(lambda session: workforce.drain(session, worker, by=by, every=every, undo=undo))
+    if as_json:
+        click.echo(json.dumps([{"worker": name, "was_draining": was, "draining": not undo} for name, was in asked]))
+        return
+    for name, was in asked:
+        undone = "takes permits again" if was else "was not draining"
+        click.echo(f"{name}: {undone if undo else 'takes nothing more'}")
 
 
 @click.command(epilog="Example: devstral-fix pause --reason 'GPU maintenance'")
@@ -65,7 +70,8 @@ def drain(worker: str, *, every: bool, undo: bool, by: str) -> None:
 @REPOSITORY
 @click.option("--now", "at_once", is_flag=True, help="What runs is given back at the end of its step.")
 @BY
-def pause(reason: str | None, repository: str | None, by: str, *, at_once: bool) -> None:
+@AS_JSON
+def pause(reason: str | None, repository: str | None, by: str, *, at_once: bool, as_json: bool) -> None:
     """Start no run and open no pull request until `devstral-fix resume`. Requests are taken, and wait."""
     from worker.runs import pausing
 
@@ -74,12 +80,15 @@ def pause(reason: str | None, repository: str | None, by: str, *, at_once: bool)
         return repository is None or pausing.known(session, repository)
 
     seen = in_transaction(act)
-    click.echo(f"paused: {repository or 'everything'}{'' if seen else ' (nothing was ever asked of this repository)'}")
+    unknown = "" if seen else " (nothing was ever asked of this repository)"
+    data = {"paused": True, "repository": repository, "known": seen, "at_once": at_once}
+    show_done(data, f"paused: {repository or 'everything'}{unknown}", as_json=as_json)
 
 
 @click.command(epilog="Example: devstral-fix resume")
 @REPOSITORY
-def resume(repository: str | None) -> None:
+@AS_JSON
+def resume(repository: str | None, *, as_json: bool) -> None:
     """End a pause, and let what waited go on."""
     from worker import wakes
     from worker.runs import pausing
@@ -87,4 +96,4 @@ def resume(repository: str | None) -> None:
     if not in_transaction(lambda session: pausing.resume(session, repository=repository)):
         raise NotDone(f"was not paused: {repository or 'everything'}")
     send(wakes.sweep())
-    click.echo(f"resumed: {repository or 'everything'}")
+    show_done({"paused": False, "repository": repository}, f"resumed: {repository or 'everything'}", as_json=as_json)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.commands.base import AS_JSON, BY, NotDone, Target, in_transaction, show_list
+from worker.commands.base import AS_JSON, BY, NotDone, Target, in_transaction, show_done, show_list
 
 
 @click.group(epilog="Example: devstral-fix quarantine list")
@@ -42,7 +42,8 @@ def list_standing(*, as_json: bool) -> None:
 @quarantine.command("lift", epilog="Example: devstral-fix quarantine lift acme/shop#7")
 @click.argument("what", type=Target(), metavar="OWNER/REPO[#N]")
 @BY
-def lift(what: tuple[str, int | None], by: str) -> None:
+@AS_JSON
+def lift(what: tuple[str, int | None], by: str, *, as_json: bool) -> None:
     """End one now: OWNER/REPO#N for an issue, OWNER/REPO for a repository. Counting starts anew."""
     from worker.runs import quarantine as domain
 
@@ -50,4 +51,5 @@ def lift(what: tuple[str, int | None], by: str) -> None:
     name = repository if issue is None else f"{repository}#{issue}"
     if not in_transaction(lambda session: domain.lift(session, repository, issue, by=by)):
         raise NotDone(f"{name} is not in quarantine")
-    click.echo(f"{name}: lifted")
+    data = {"repository": repository, "issue_number": issue, "lifted": True}
+    show_done(data, f"{name}: lifted", as_json=as_json)

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from worker import money
-from worker.commands.base import AS_JSON, BY, in_transaction, send, show_list
+from worker.commands.base import AS_JSON, BY, in_transaction, send, show_done, show_list
 
 
 @click.group(epilog="Example: devstral-fix runs list")
@@ -57,7 +57,8 @@ def list_runs(limit: int, *, as_json: bool) -> None:
 @runs.command("cancel", epilog="Example: devstral-fix runs cancel 01990000-0000-7000-8000-000000000000")
 @click.argument("run_id", type=click.UUID)
 @BY
-def cancel_run(run_id: UUID, by: str) -> None:
+@AS_JSON
+def cancel_run(run_id: UUID, by: str, *, as_json: bool) -> None:
     """End a run, at once: where a worker is on it, its model call is aborted and its command killed."""
     from worker import wakes
     from worker.runs import requests
@@ -65,4 +66,7 @@ def cancel_run(run_id: UUID, by: str) -> None:
     state = in_transaction(lambda session: requests.cancel(session, run_id, by=by))
     if state.value == "cancelled":
         send(wakes.deliver(run_id))  # the issue's status comment says so
-    click.echo(f"{run_id}: {'cancel requested' if state.value == 'running' else state.value}")
+    words = "cancel requested" if state.value == "running" else state.value
+    show_done(
+        {"run_id": str(run_id), "state": state.value, "cancel_requested": True}, f"{run_id}: {words}", as_json=as_json
+    )

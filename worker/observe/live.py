@@ -14,23 +14,32 @@ from uuid import UUID
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import text
+from sqlalchemy import Float, String, case, cast, func, literal_column, not_, select, text
 from sqlalchemy.orm import Session
 
 from worker.errors import Transient
 from worker.observe.metrics import NAMESPACE
 from worker.runs.priorities import Priority
+from worker.store.models import Run, RunState
+from worker.store.room import has_room
 from worker.store.session import Store
 
 log = logging.getLogger(__name__)
 FRESH_SECONDS = 5.0
 MARGIN = timedelta(minutes=1)  # no transaction that ends a run lasts so long
 
-_QUEUED = text("""
-    SELECT profile, priority::text, coalesce(held_reason, 'none'), count(*),
-           extract(epoch FROM now() - min(queued_at))::float
-    FROM runs WHERE state = 'queued' GROUP BY 1, 2, 3
-""")
+_HELD = case((Run.held_reason.is_not(None), Run.held_reason), (not_(has_room()), "budget"), else_="none").label("held")
+_QUEUED = (
+    select(
+        Run.profile,
+        cast(Run.priority, String).label("priority"),
+        _HELD,
+        func.count(),
+        cast(func.extract("epoch", func.now() - func.min(Run.queued_at)), Float),
+    )
+    .where(Run.state == RunState.QUEUED)
+    .group_by(Run.profile, Run.priority, literal_column("held"))
+)
 _LIVE = text("""
     SELECT profile, kind, state, count(*) FROM runs
     WHERE state IN ('queued', 'running', 'concluded') GROUP BY 1, 2, 3

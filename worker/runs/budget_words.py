@@ -13,6 +13,8 @@ from worker.store.models import Run, RunState
 from worker.store.money import Account, Scope
 from worker.store.room import today
 
+BUDGET = "budget: "  #: begins the reason of a run that found no room
+
 
 def budget_of(account: Account) -> str:
     """`repository acme/x today`, for people."""
@@ -35,7 +37,7 @@ def why(account: Account, worst: Amount) -> str:
     else:
         used = f"{account.spent_tokens:,} of {account.limit_tokens:,} tokens used, {account.reserved_tokens:,} reserved"
         needs = f"{worst.tokens:,} tokens"
-    return f"budget: {budget_of(account)}: {used}; the next call may need {needs}"
+    return f"{BUDGET}{budget_of(account)}: {used}; the next call may need {needs}"
 
 
 def held(session: Session, run: Run) -> str | None:

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import delete, select, tuple_, update
+from sqlalchemy import delete, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.errors import LeaseLost
 from worker.runs.accounts import Amount, DayLimits, Limited, locked, opened, wanted_by
-from worker.runs.budget_words import why
+from worker.runs.budget_words import BUDGET, why
 from worker.runs.states import Lease
 from worker.store.models import Batch, Run, RunState
 from worker.store.money import Account, Reservation, Scope
-from worker.store.room import today
+from worker.store.room import has_room, today
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,3 +169,10 @@ def refresh(session: Session, days: DayLimits) -> None:
         for account in locked(session, stale):
             account.limit_usd = limit
     session.flush()
+
+
+def forget_reasons(session: Session) -> None:
+    """The sweep's part: a queued run whose budgets have room again no longer shows the call that had none."""
+    due = or_(Run.not_before.is_(None), Run.not_before <= func.now())
+    freed = (Run.state == RunState.QUEUED) & Run.reason.startswith(BUDGET, autoescape=True) & due & has_room()
+    session.execute(update(Run).where(freed).values(reason=None).execution_options(synchronize_session=False))

@@ -94,18 +94,21 @@ def stop(session: Session, name: str) -> None:
     session.execute(statement.values(stopped_at=func.now(), seen_at=func.now()))
 
 
-def drain(session: Session, name: str, *, by: str, every: bool = False, undo: bool = False) -> Sequence[str]:
+def drain(
+    session: Session, name: str, *, by: str, every: bool = False, undo: bool = False
+) -> Sequence[tuple[str, bool]]:
     """Ask the worker of this name (or the only one whose name begins so; `every`: all of them) to take nothing more,
-    or (`undo`) to take permits again. Returns the names. NoSuchWorker."""
+    or (`undo`) to take permits again. Returns (name, whether it was draining before) of each. NoSuchWorker."""
     there = WorkerProcess.stopped_at.is_(None)
-    found = session.scalars(
-        select(WorkerProcess.name)
+    rows = session.execute(
+        select(WorkerProcess.name, WorkerProcess.drain_requested_at)
         .where(there, or_(WorkerProcess.name == name, WorkerProcess.name.startswith(name, autoescape=True)))
         .order_by(WorkerProcess.name)
         .with_for_update()
     ).all()
+    found = {row[0]: row[1] is not None for row in rows}
     if name in found and not every:
-        found = [name]
+        found = {name: found[name]}
     if not found:
         raise NoSuchWorker(f"no worker's name begins with {name!r}; see: devstral-fix workers list")
     if len(found) > 1 and not every:
@@ -116,7 +119,7 @@ def drain(session: Session, name: str, *, by: str, every: bool = False, undo: bo
         asked = {"drain_requested_by": clean(by), "drain_requested_at": first}
     session.execute(update(WorkerProcess).where(WorkerProcess.name.in_(found)).values(**asked))
     pg_notify.about_everything(session)
-    return found
+    return list(found.items())
 
 
 def seen(session: Session, *, every: bool = False) -> Sequence[Seen]:

@@ -27,12 +27,12 @@ from worker.errors import (
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
-from worker.runs import ledger, states
+from worker.runs import budget_words, ledger, states
 from worker.runs.states import Lease
-from worker.stages import texts
+from worker.stages import large_files, texts
 from worker.stages.edge import last_words, unless_lost
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
-from worker.stages.status import set_status
+from worker.stages.status import queued, set_status
 from worker.stages.tidying import after_the_end
 from worker.store import queries, trajectories
 from worker.store.models import Run, RunState
@@ -75,7 +75,8 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True)
 class Deliver:
-    """The task body of `deliver`. A run that failed or was cancelled only has its status comment set."""
+    """The task body of `deliver`. A run that failed, was cancelled, or waits for a budget only has its status comment
+    set."""
 
     store: Store
     heartbeat: Heartbeat
@@ -93,6 +94,8 @@ class Deliver:
             if lease is None:
                 if run is not None and run.state in (RunState.FAILED, RunState.CANCELLED):
                     self._tell_end(run)
+                elif run is not None and run.state is RunState.QUEUED:
+                    self._tell_held(run)
                 return
             with self.heartbeat.hold(lease, stage="deliver", seconds=DEADLINE_SECONDS) as holding:
                 try:
@@ -263,6 +266,21 @@ class Deliver:
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"why": str(error)})
         self.repositories.drop_run_dir(str(run.id))
+
+    def _tell_held(self, run: Run) -> None:
+        """A run that met a budget without room is in the queue again; the status comment said its place there."""
+        try:
+            mirror = self.repositories.mirror(run.repository)
+            pointers = large_files.kept_outside(self.repositories, mirror, run.base_commit)
+            with self.store.transaction() as session:
+                now = session.get_one(Run, run.id)
+                if budget_words.held(session, now) is None:
+                    return
+                body = queued(session, now, [large_files.POINTERS] if pointers else [])
+            forge = self.forges.open(run.repository, run.installation_id)
+            set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
+        except (Transient, Permanent) as error:
+            log.warning("status_comment_failed", extra={"why": str(error)})
 
     def _again_or_fail(self, lease: Lease, error: Transient) -> None:
         """GitHub may be away for hours and a finished patch is worth the wait: no attempt is counted, each pause is

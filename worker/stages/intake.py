@@ -13,12 +13,12 @@ from worker.errors import ForgeRefused, ForgeUnavailable, Permanent, ShuttingDow
 from worker.heartbeat import Heartbeat
 from worker.holding import Work
 from worker.observe import Watch
-from worker.runs import budget_words, pausing, quarantine, queue_position, requests, setups
+from worker.runs import quarantine, requests, setups
 from worker.runs.requests import IssueRequest, StopRequest
 from worker.stages import config, large_files, texts
 from worker.stages.layer import needed
 from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
-from worker.stages.status import set_status
+from worker.stages.status import queued, set_status
 from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, Run, RunState
 from worker.store.session import Store, after_commit
@@ -213,13 +213,7 @@ class Intake:
     def _acknowledge(self, forge: Forge, request: IssueRequest, run_id: UUID, details: Sequence[str]) -> None:
         """The run exists either way; `deliver` finds or makes the comment, should this fail."""
         with self.store.transaction() as session:
-            run = session.get_one(Run, run_id)
-            paused = [texts.paused(pause) for pause in pausing.pauses(session, repository=request.repository)]
-            held = budget_words.held(session, run)
-            wait = queue_position.told(session, run) if held is None and not paused else None
-        queue = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
-        headline = f"queued for {self.profile}, asked for by @{request.sender}."
-        body = texts.status(request.issue_number, run_id, headline, [*paused, *queue, *details])
+            body = queued(session, session.get_one(Run, run_id), details)
         try:
             comment = set_status(forge, request.issue_number, body)
         except (Transient, Permanent) as error:

@@ -249,6 +249,8 @@ class Pursue:
             )
             if wait == 0.0:
                 after_commit(session, lambda: self.send(wakes.permit(self.profile)))
+            elif isinstance(error, NoRoom):  # the issue is told what holds it
+                after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
 
     def _fail(self, lease: Lease, reason: str) -> None:
         log.error("run_failed", extra={"why": reason})

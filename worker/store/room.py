@@ -20,9 +20,9 @@ def quarantined() -> ColumnElement[bool]:
     return and_(Quarantine.lifted_at.is_(None), or_(Quarantine.until.is_(None), Quarantine.until > func.now()))
 
 
-def may_start() -> ColumnElement[bool]:
-    """True for runs whose budgets have room and that nothing keeps in quarantine. A run's own budget is left out: a run
-    that used it up has to be claimed once more, to be concluded.
+def has_room() -> ColumnElement[bool]:
+    """True for runs whose budgets have room. A run's own budget is left out: a run that used it up has to be claimed
+    once more, to be concluded.
 
     No part of it refers to the run's row but by comparing: each set (there are few used-up budgets) is read once per
     statement, however many runs are queued.
@@ -37,6 +37,13 @@ def may_start() -> ColumnElement[bool]:
         func.coalesce(cast(Run.batch_id, String), "").not_in(keys(Scope.BATCH)),
         Run.repository.not_in(keys(Scope.REPOSITORY)),
         func.coalesce(cast(Run.installation_id, String), "").not_in(keys(Scope.INSTALLATION)),
+    )
+
+
+def may_start() -> ColumnElement[bool]:
+    """True for runs whose budgets have room and that nothing keeps in quarantine; read as `has_room` is."""
+    return and_(
+        has_room(),
         Run.repository.not_in(select(Quarantine.repository).where(quarantined(), Quarantine.issue_number.is_(None))),
         tuple_(Run.repository, Run.issue_number).not_in(
             select(Quarantine.repository, Quarantine.issue_number).where(

@@ -16,8 +16,8 @@ _MOVES = 5  # tries to empty a group whose members may fork meanwhile
 
 def find(below: str | None = None, *, mounts: str | None = None, own: str | None = None) -> Groups:
     """Where this process may make groups: `below` (a path that every hierarchy has, such as one delegated to a user),
-    else as root the top of the hierarchies, else its own group. `mounts` and `own` are the texts of /proc/self/mounts and
-    /proc/self/cgroup. IsolationMissing names what can't be limited, and the command that mends it."""
+    else as root the top of the hierarchies, else its own group. `mounts` and `own` are the texts of /proc/self/mounts
+    and /proc/self/cgroup. IsolationMissing names what can't be limited, and the command that mends it."""
     mounts = Path("/proc/self/mounts").read_text() if mounts is None else mounts
     own = Path("/proc/self/cgroup").read_text() if own is None else own
     tops, unified = _tops(mounts)
