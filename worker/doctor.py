@@ -64,6 +64,7 @@ class Facts:
     schema: tuple[str | None, str] | None = None
     pauses: tuple[Pause, ...] = ()
     disk_free: int | None = None
+    data_writable: bool = True
 
 
 @dataclass(frozen=True)
@@ -259,6 +260,9 @@ def disk(facts: Facts) -> Finding:
     if facts.disk_free is None:
         mend = "mend DEVSTRAL_FIX_DATA_DIR"
         return Finding("disk", Status.MISSING, "the data directory can't be reached", mend)
+    if not facts.data_writable:
+        mend = "give it to this user, or set DEVSTRAL_FIX_DATA_DIR to a directory of theirs"
+        return Finding("disk", Status.MISSING, "the data directory can't be written by this user", mend)
     free = f"{facts.disk_free / 2**30:.1f} GiB free for the data directory"
     mend = "free some space, or set DEVSTRAL_FIX_DATA_DIR to another disk"
     if facts.disk_free < NO_DISK:

@@ -64,6 +64,10 @@ class LeaseLost(ServiceError):
     """Another worker holds this run now; nothing more may be written."""
 
 
+class AddressUnavailable(Transient):
+    """Nobody can listen at an address that one of our servers needs: it is taken, or not this machine's."""
+
+
 class ShuttingDown(Transient):
     """This worker is asked to stop; the work goes on elsewhere."""
 

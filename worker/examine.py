@@ -36,6 +36,7 @@ def examine(settings: Settings) -> Facts:
     _redis(settings, services)
     _model(settings, services, details)
     _github(settings, services, details)
+    place = _there(settings.data_dir)
     return Facts(
         kernel=machine.kernel,
         machine=machine.machine,
@@ -57,7 +58,8 @@ def examine(settings: Settings) -> Facts:
         details=details,
         schema=schema,
         pauses=_pauses(settings, schema),
-        disk_free=_disk_free(settings.data_dir),
+        disk_free=_disk_free(place),
+        data_writable=place is None or os.access(place, os.W_OK | os.X_OK),
     )
 
 
@@ -224,17 +226,25 @@ def _github(settings: Settings, services: dict[str, str | None], details: dict[s
     details["github"] = f"App {settings.github_app_id}, its key is readable"
 
 
-def _disk_free(folder: Path) -> int | None:
-    """Of the data directory, or of where it would be made."""
+def _there(folder: Path) -> Path | None:
+    """The data directory, or where it would be made; None when that can't be known."""
     path = folder.absolute()
     for place in (path, *path.parents):
         try:
-            return shutil.disk_usage(place).free
+            place.stat()
         except FileNotFoundError:
             continue
         except OSError:
             return None
+        return place
     return None
+
+
+def _disk_free(place: Path | None) -> int | None:
+    try:
+        return None if place is None else shutil.disk_usage(place).free
+    except OSError:
+        return None
 
 
 def _brief(error: Exception) -> str:

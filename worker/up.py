@@ -14,8 +14,8 @@ from pathlib import Path
 
 from worker import compose, logs
 from worker.adapters.embedded import Postgres, RedisServer
-from worker.errors import SettingsError
 from worker.exits import Exit
+from worker.listening import can_listen
 from worker.migrate import migrate
 from worker.observe.exposition import address
 from worker.servers import Servers, announced
@@ -62,7 +62,6 @@ def listening(children: Sequence[Child], listen: str | None) -> list[Child]:
     host = f"[{host}]" if ":" in host else host
     for port, child in enumerate((child for child in children if child.name != "beat"), first):
         child.env = {PREFIX + "METRICS_LISTEN": f"{host}:{port}"}
-        print(f"metrics of {child.name}: http://{host}:{port}/metrics", file=sys.stderr)
     return list(children)
 
 
@@ -72,18 +71,14 @@ def check(settings: Settings, port: int) -> None:
     compose.make_egress(settings)
     with ExitStack() as stack:
         compose.make_notifier(settings, stack)
-    if settings.metrics_listen is not None:
-        address(settings.metrics_listen)
+    can_listen("127.0.0.1", port, named="--port")
+    for child in listening(children(port), settings.metrics_listen):
+        if (listen := child.env.get(PREFIX + "METRICS_LISTEN")) is not None:
+            can_listen(*address(listen), named=f"{PREFIX}METRICS_LISTEN, for {child.name}")
     compose.make_model(settings)
     with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
         repositories = compose.make_repositories(Path(scratch))
         compose.make_sandbox(settings, Path(scratch), repositories)
-    with socket.socket() as s:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            s.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise SettingsError(f"port {port} can't be used: {error}; choose another with --port 8081") from error
 
 
 def up(settings: Settings, *, port: int) -> Exit:
@@ -108,6 +103,9 @@ def up(settings: Settings, *, port: int) -> Exit:
         # Longer than a worker takes to end by itself, whatever hangs in it.
         grace = settings.shutdown_grace_seconds + 15
         programs = listening(children(port), settings.metrics_listen)
+        for child in programs:
+            for listen in child.env.values():
+                print(f"metrics of {child.name}: http://{listen}/metrics", file=sys.stderr)
         with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace, gave_up=stop.set) as supervisor:
             stop.wait()
     if supervisor.refused is None:

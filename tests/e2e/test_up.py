@@ -111,7 +111,7 @@ def test_up_starts_stops_in_order_and_keeps_its_data(tmp_path):
     [
         (["--isolation", "basic"], {}, "DEVSTRAL_FIX_MODEL is not set"),
         (["--isolation", "basic"], {"MODEL": f"scripted:{SCRIPT}", "GITHUB_TOKEN": ""}, "GITHUB_APP_ID"),
-        (["--isolation", "basic", "--port", "99999"], {"MODEL": f"scripted:{SCRIPT}"}, "port 99999"),
+        (["--isolation", "basic", "--port", "99999"], {"MODEL": f"scripted:{SCRIPT}"}, "99999 is not in the range"),
     ],
 )
 def test_up_says_what_is_missing_before_it_starts_anything(tmp_path, arguments, environment, told):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from uuid import uuid4
 
 import pytest
@@ -115,6 +116,22 @@ def test_what_was_done_is_one_object_for_programs(ask, store):
     assert said("setups", "retry") == {"forgotten": 0}
 
 
+def test_a_run_that_failed_says_why_in_the_list(ask, store):
+    with store.transaction() as session:
+        queue_run(session, 1)
+        states.override(
+            session, queue_run(session, 2), RunState.FAILED, reason="the index\nis \x1b[31mgone " + "x" * 99
+        )
+    _, failed, waiting = ask("runs", "list").splitlines()
+    assert failed.endswith(" the index is \\x1b[31mgone xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…")
+    assert waiting.endswith("$0.0000")
+
+
+def test_days_that_end_before_they_begin_are_refused(ask):
+    assert "--since is after --until" in ask("spend", "--since", "2026-02-02", "--until", "2026-02-01", status=2)
+    assert "--since DATE" in ask("spend", "--help")
+
+
 def test_amounts_are_those_the_ledger_can_hold(ask):
     for amount in ("99999999.99999999", "100000000", "0.0000001", "0", "-1", "1e99", "1e-99", "NaN", "Infinity"):
         assert "is no amount" in ask("batches", "create", "--name", "c", "--budget-usd", amount, status=2)
@@ -144,6 +161,28 @@ def test_what_is_no_text_or_can_not_be_written_is_refused_with_words(ask, comman
     said = ask(*command, status=2)
     assert "Error: Invalid value" in said
     assert "\udcff" not in said
+
+
+def test_a_port_that_is_taken_is_told_the_same_by_every_server(ask, monkeypatch, tmp_path):
+    script = tmp_path / "script.json"
+    monkeypatch.setenv("DEVSTRAL_FIX_REDIS_URL", "redis://127.0.0.1:1/0")
+    monkeypatch.setenv("DEVSTRAL_FIX_MODEL", f"scripted:{script}")
+    monkeypatch.setenv("DEVSTRAL_FIX_GITHUB_TOKEN", "unused")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        for command in ("serve", "up"):
+            assert f"--port: 127.0.0.1:{port} can't be had: Address already" in ask(
+                command, "--port", str(port), status=3
+            )
+            for wrong in ("0", "-1", "99999"):
+                assert "is not in the range" in ask(command, "--port", wrong, status=2)
+        with socket.create_server(("127.0.0.1", 0)) as other:
+            free = other.getsockname()[1]
+        monkeypatch.setenv("DEVSTRAL_FIX_METRICS_LISTEN", f"127.0.0.1:{port}")
+        for command in ("serve", "up"):
+            said = ask(command, "--port", str(free), status=3)
+            assert "DEVSTRAL_FIX_METRICS_LISTEN" in said
+            assert f"127.0.0.1:{port} can't be had" in said
 
 
 @pytest.mark.parametrize(

@@ -168,6 +168,12 @@ def test_disk(free, status):
     assert found(judge(replace(WHOLE, disk_free=free), Isolation.STRICT), "disk").status is status
 
 
+def test_a_data_directory_that_can_not_be_written():
+    finding = found(judge(replace(WHOLE, data_writable=False), Isolation.STRICT), "disk")
+    assert (finding.status, "can't be written" in finding.detail) == (Status.MISSING, True)
+    assert "DEVSTRAL_FIX_DATA_DIR" in finding.mend
+
+
 def test_an_old_node_and_a_silent_backend_are_warnings():
     facts = replace(
         WHOLE, tools={**WHOLE.tools, "node": None}, backends={"docker": "does not answer", "podman": "answers"}

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanE
 
 from agent.outcome import Outcome
 from agent.types import Usage
-from worker.errors import SettingsError
+from worker.errors import AddressUnavailable, SettingsError
 from worker.observe import Metrics, Tracing
 from worker.observe.exposition import address, exposed
 
@@ -88,7 +88,7 @@ def test_addresses_of_both_kinds() -> None:
 def test_an_address_in_use_is_told() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         listen = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(SettingsError, match="can't be had"), exposed(Metrics().registry, listen):
+        with pytest.raises(AddressUnavailable, match="can't be had"), exposed(Metrics().registry, listen):
             pass
 
 

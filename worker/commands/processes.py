@@ -9,11 +9,14 @@ import click
 
 from agent.protocols import Isolation
 from worker.commands.base import settings
+from worker.settings import PREFIX
 from worker.supervisor import die_with_parent
+
+PORT = click.IntRange(1, 65535)
 
 
 @click.command(epilog="Example: DEVSTRAL_FIX_MODEL=openai:http://127.0.0.1:8000/v1#m devstral-fix up")
-@click.option("--port", default=8080, show_default=True, help="Where webhooks arrive, on loopback.")
+@click.option("--port", type=PORT, default=8080, show_default=True, help="Where webhooks arrive, on loopback.")
 @click.option("--isolation", type=click.Choice([i.value for i in Isolation]), default=None, help="Default: strict.")
 def up(port: int, isolation: str | None) -> None:
     """Run everything on this machine: embedded Postgres and Redis, the API, workers, beat."""
@@ -24,15 +27,21 @@ def up(port: int, isolation: str | None) -> None:
 
 @click.command(epilog="Example: devstral-fix serve --host 0.0.0.0 --port 8080")
 @click.option("--host", default="127.0.0.1", show_default=True)
-@click.option("--port", default=8080, show_default=True)
+@click.option("--port", type=PORT, default=8080, show_default=True)
 def serve(host: str, port: int) -> None:
     """Receive webhooks and serve the API."""
     import uvicorn
+
+    from worker.listening import can_listen
+    from worker.observe.exposition import address
 
     die_with_parent()
     chosen = settings()
     chosen.need("database_url")  # told here, not as a traceback from inside the server
     chosen.need("redis_url")
+    can_listen(host, port, named="--port")
+    if chosen.metrics_listen is not None:
+        can_listen(*address(chosen.metrics_listen), named=f"{PREFIX}METRICS_LISTEN")
     uvicorn.run(
         "api.app:create_app",
         factory=True,

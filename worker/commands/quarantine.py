@@ -23,8 +23,8 @@ def list_standing(*, as_json: bool) -> None:
             "repository": kept.repository,
             "issue_number": kept.issue_number,
             "reason": kept.reason,
-            "since": kept.since.isoformat(),
-            "until": kept.until.isoformat() if kept.until else None,
+            "since": kept.since.isoformat(timespec="seconds"),
+            "until": kept.until.isoformat(timespec="seconds") if kept.until else None,
         }
         for kept in in_transaction(domain.all_standing)
     ]

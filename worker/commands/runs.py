@@ -7,8 +7,11 @@ from uuid import UUID
 
 import click
 
+from agent.hygiene import printable
 from worker import money
 from worker.commands.base import AS_JSON, BY, in_transaction, send, show_done, show_list
+
+REASON = 60  # characters
 
 
 @click.group(epilog="Example: devstral-fix runs list")
@@ -23,6 +26,7 @@ def list_runs(limit: int, *, as_json: bool) -> None:
     """The newest runs."""
     from worker.runs import pausing, queue_position
     from worker.store import queries, trajectories
+    from worker.store.models import RunState
 
     def read(session: Any) -> Any:
         found = queries.recent_runs(session, limit=limit)
@@ -50,8 +54,17 @@ def list_runs(limit: int, *, as_json: bool) -> None:
         )
         state = f"{run.state.value} {run.outcome.value}" if run.outcome else run.state.value
         where = "" if place is None else f"{place.position} of {place.of}"
-        rows.append([str(run.id), f"{run.repository}#{run.issue_number}", state, where, money.usd(low, run.usd)])
-    show_list(data, ["run", "issue", "state", "place", "cost"], rows, none="no run was asked for yet", as_json=as_json)
+        why = _cut(run.reason) if run.state is RunState.FAILED else ""
+        rows.append([str(run.id), f"{run.repository}#{run.issue_number}", state, where, money.usd(low, run.usd), why])
+    show_list(
+        data, ["run", "issue", "state", "place", "cost", "why"], rows, none="no run was asked for yet", as_json=as_json
+    )
+
+
+def _cut(reason: str | None) -> str:
+    """What fits into a line; all of it is in `runs show`."""
+    line = printable(" ".join((reason or "").split()))
+    return line if len(line) <= REASON else f"{line[: REASON - 1]}…"
 
 
 @runs.command("cancel", epilog="Example: devstral-fix runs cancel 01990000-0000-7000-8000-000000000000")

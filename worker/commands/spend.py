@@ -21,8 +21,8 @@ DAY = click.DateTime(formats=["%Y-%m-%d"])
     type=click.Choice(["day", "repository", "model", "profile", "kind", "label"]),
     help="Group by this; several are possible. Default: day.",
 )
-@click.option("--since", type=DAY, help="The first day, in UTC.")
-@click.option("--until", type=DAY, help="The first day that is left out.")
+@click.option("--since", type=DAY, metavar="DATE", help="The first day, in UTC, such as 2026-01-31.")
+@click.option("--until", type=DAY, metavar="DATE", help="The first day that is left out.")
 @click.option(
     "--equivalent",
     multiple=True,
@@ -54,6 +54,8 @@ def spend(
     if as_json and as_csv:
         raise click.UsageError("--json and --csv exclude each other")
     first, last = _day(since), _day(until)
+    if first is not None and last is not None and first > last:
+        raise click.UsageError("--since is after --until")
     if check:
         found = in_transaction(lambda session: totals.differences(session, since=first))
         for difference in found:

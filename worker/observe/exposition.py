@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, start_http_server
 
-from worker.errors import SettingsError
+from worker.errors import AddressUnavailable, SettingsError
 
 log = logging.getLogger(__name__)
 _LISTEN = re.compile(r"(?P<host>[A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\]):(?P<port>[0-9]{1,5})")
@@ -29,7 +29,7 @@ def address(listen: str) -> tuple[str, int]:
 def exposed(registry: CollectorRegistry, listen: str | None) -> Iterator[int | None]:
     """Serve `registry` at `listen` while the context is; the port it got (for port 0), None when `listen` is.
 
-    SettingsError when the address can't be had: an operator who asked for metrics should not run without them.
+    AddressUnavailable when it can't be had: an operator who asked for metrics should not run without them.
     """
     if listen is None:
         yield None
@@ -38,7 +38,8 @@ def exposed(registry: CollectorRegistry, listen: str | None) -> Iterator[int | N
     try:
         server, thread = start_http_server(port, addr=host, registry=registry)
     except OSError as error:
-        raise SettingsError(f"DEVSTRAL_FIX_METRICS_LISTEN: {listen} can't be had: {error.strerror or error}") from error
+        why = error.strerror or error
+        raise AddressUnavailable(f"DEVSTRAL_FIX_METRICS_LISTEN: {listen} can't be had: {why}") from error
     log.info("metrics_exposed", extra={"listen": f"{host}:{server.server_port}"})
     try:
         yield server.server_port
