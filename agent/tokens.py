@@ -164,6 +164,11 @@ class TokenHistory:
             )
         return kept
 
+    def extend(self, ids: array[int]) -> None:
+        """Append an answer as it was generated: history keeps the very tokens that the engine's cache knows."""
+        self._open_user = None
+        self._ids.extend(ids)
+
     def reply(self, message: AssistantMessage) -> int:
         """Completion tokens of `message`, the closing token included, without appending it."""
         return len(self._assistant(message))
