@@ -70,7 +70,7 @@ class _Reporter(StatLoggerBase):
     def __init__(self, report: Report) -> None:
         self._report = report
 
-    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
+    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
         report = self._report
         report.steps += 1
         if scheduler_stats is not None:
