@@ -6,10 +6,12 @@ Token ids go in and come out; vLLM's own tokenizer is there for grammars only. W
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import time
 from array import array
+from collections.abc import Sequence
 from multiprocessing import active_children
 from typing import Any
 
@@ -37,6 +39,21 @@ class VllmEngine(EngineHost):
         """`host`: passed on to `EngineHost`. Blocks for the start: seconds for a tiny model, minutes for a real one.
         SettingsError for a model or options that vLLM refuses."""
         super().__init__(lambda: VllmBackend.start(options), gpus=options.tensor_parallel, **host)
+
+    def bare(self, requests: Sequence[Request], *, concurrency: int) -> tuple[float, list[Raw]]:
+        """Benchmarks: these requests straight on vLLM, without this service's part. Seconds for all, and each."""
+
+        async def all_of_them() -> tuple[float, list[Raw]]:
+            room, started = asyncio.Semaphore(concurrency), time.monotonic()
+
+            async def one(number: int, request: Request) -> Raw:
+                async with room:
+                    return await self._backend.run(f"bare-{started}-{number}", request)
+
+            done = await asyncio.gather(*(one(number, request) for number, request in enumerate(requests)))
+            return time.monotonic() - started, done
+
+        return asyncio.run_coroutine_threadsafe(all_of_them(), self._loop).result()
 
 
 def _arguments(options: EngineOptions) -> AsyncEngineArgs:
