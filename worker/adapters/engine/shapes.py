@@ -72,6 +72,20 @@ SHAPES: Mapping[str, Shape] = {
         fp8=False,
         files="mistral",
     ),
+    # The same with Devstral Small 2's way of scaling attention, in the format whose reader loses it.
+    "tiny-scaled": Shape(
+        vocabulary=8192,
+        context=32768,
+        hidden=128,
+        intermediate=256,
+        layers=2,
+        heads=4,
+        kv_heads=2,
+        head_dim=32,
+        rope=Rope(theta=1e6, factor=8, original=4096, fast=4, mscale_all_dim=1, scaling=0.1),
+        fp8=False,
+        files="hf",
+    ),
     # Devstral Small 2, its text part.
     "small-24b": Shape(
         vocabulary=131072,

@@ -111,7 +111,7 @@ def _needed(installed: Callable[[str], str | None], package: str) -> str:
 
 
 def _torchvision(installed: Callable[[str], str | None], found: Installed) -> None:
-    """The registry's torchvision is built for CUDA: beside a CPU build of torch `import vllm` fails in its operators."""
+    """The registry's torchvision is built for CUDA: beside a CPU torch `import vllm` fails in its operators."""
     vision = installed("torchvision")
     if vision is not None and found.torch.endswith("+cpu") and not vision.endswith("+cpu"):
         raise SettingsError(
