@@ -6,7 +6,7 @@ import sys
 
 import click
 
-from worker.commands import batches, local, machine, operations, processes, prune, quarantine, runs, show, spend
+from worker.commands import batches, bench, local, machine, operations, processes, prune, quarantine, runs, show, spend
 from worker.commands.base import EXIT_REFUSED
 from worker.errors import ServiceError
 
@@ -29,7 +29,7 @@ for command in (
     processes.beat,
     processes.migrate,
     machine.doctor,
-    machine.bench,
+    bench.bench,
     machine.setups,
     runs.runs,
     prune.prune,
