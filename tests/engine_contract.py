@@ -75,6 +75,7 @@ class EngineContract:
         with ThreadPoolExecutor(5) as pool:
             stay, leave = Event(), Event()
             staying = pool.submit(engine.generate, endless(), deadline=soon(), cancel=stay)
+            engine.generate(Request(ids=fresh(10), max_tokens=50, exactly=True), deadline=soon())  # time for a token
             until(lambda: engine.load().running == 1)
             deadline = soon() if how == "cancel" else soon(3)
             leaving = [pool.submit(engine.generate, endless(3000), deadline=deadline, cancel=leave) for _ in range(4)]

@@ -29,7 +29,7 @@ class SimulatedEngine:
         decode_seconds: float = 2e-5,
         fails_every: int = 0,
     ) -> None:
-        """`prefill_rate`: tokens per second; `decode_seconds`: per token. `fails_every`: of so many calls one raises."""
+        """`prefill_rate`: tokens a second; `decode_seconds`: per token. `fails_every`: of so many calls one raises."""
         self.facts = EngineFacts(
             engine="simulated",
             architecture="none",
@@ -85,9 +85,9 @@ class SimulatedEngine:
             self.most_running = max(self.most_running, len(self._running))
             cached = self._remember(request.ids)
             begin = max(started, self._free_at)
-            self._free_at = begin + (prompt - cached) / self._prefill_rate
-            first = self._free_at + self._decode_seconds
-            end = self._free_at + request.max_tokens * self._decode_seconds
+            read = self._free_at = begin + (prompt - cached) / self._prefill_rate
+            first = read + self._decode_seconds
+            end = read + request.max_tokens * self._decode_seconds
             self._busy += (prompt - cached) / self._prefill_rate
         try:
             finish = self._wait(min(end, deadline), end, cancel)
@@ -97,7 +97,7 @@ class SimulatedEngine:
         now = time.monotonic()
         count = request.max_tokens
         if finish == "abort":
-            count = min(count, max(0, int((now - self._free_at) / self._decode_seconds)))
+            count = min(count, max(0, int((now - read) / self._decode_seconds)))
         ids = array("i", ((number * 7919 + i * 31) % 6000 + 1000 for i in range(count)))
         with self._lock:
             self._remember(request.ids + ids[:-1])

@@ -4,7 +4,9 @@ these tests need."""
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,7 @@ _ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # or a CPU's worker is always a process beside the engine's
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
 }
@@ -40,6 +43,11 @@ def pytest_configure(config: pytest.Config) -> None:
     for line in _THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
     os.environ.update(_ENVIRONMENT)
+
+
+def pytest_unconfigure() -> None:
+    # vLLM leaves its ZeroMQ contexts to the garbage collector, and pytest collects once more after its own filters.
+    warnings.filterwarnings("ignore", "Unclosed context", ResourceWarning)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -67,7 +75,7 @@ def options(tiny_model: Path) -> EngineOptions:
         dummy_weights=True,
         enforce_eager=True,
         block_size=32,  # a CPU takes multiples of 32
-        extra={"dtype": "bfloat16", "distributed_executor_backend": "uni"},  # as on one GPU: no process for the worker
+        extra={"dtype": "bfloat16", "distributed_executor_backend": "uni"},  # no process for the worker, as on one GPU
     )
 
 
@@ -82,9 +90,10 @@ def engine(options: EngineOptions) -> Iterator[VllmEngine]:
 
 @pytest.fixture
 def own_engine(options: EngineOptions) -> Iterator[Callable[..., VllmEngine]]:
-    """Starts an engine that the test may end."""
+    """Starts an engine that the test may end. Its worker is a process of its own, as with tensor parallelism."""
     from worker.adapters.engine.vllm_host import VllmEngine
 
+    options = replace(options, extra={**options.extra, "distributed_executor_backend": "mp"})
     started: list[VllmEngine] = []
 
     def start(**host: float) -> VllmEngine:
