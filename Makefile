@@ -68,7 +68,7 @@ test: setup ## All tests. ARGS="-k word" and the like go to pytest.
 test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
 	@$(PYTHON) -m tests.attacks $(ARGS)
 
-test-engine: $(ENGINE_STAMPS)/project $(STAMPS)/redis ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
+test-engine: $(ENGINE_STAMPS)/project ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
 	@$(ENGINE_PYTHON) -m pytest -q tests/engine $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
