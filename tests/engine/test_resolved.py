@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pytest
 
 from worker.adapters.engine import versions
-from worker.adapters.engine.checks import Expected, Resolved, check, resolve, stated_scaling
+from worker.adapters.engine.checks import Expected, Resolved, Scaling, check, resolve, stated_scaling
 from worker.adapters.engine.shapes import write_model
 from worker.errors import SettingsError
 
@@ -45,6 +45,18 @@ def test_the_override_it_names_brings_the_scaling_back(tmp_path: Path) -> None:
     wanted = stated_scaling(model)
     assert wanted is not None
     check(read(model, hf_overrides=wanted.override), expected(model))
+
+
+def test_the_override_reaches_the_inner_configuration_of_a_model_with_vision() -> None:
+    """Such a model itself is not read here: vLLM looks at its class, which wants torchvision."""
+    from transformers import PreTrainedConfig
+    from vllm.config import ModelConfig
+
+    outer = PreTrainedConfig()
+    outer.text_config = PreTrainedConfig()
+    override = Scaling(beta=0.1, original=8192, nested=True).override
+    object.__new__(ModelConfig)._apply_dict_overrides(outer, override)
+    assert outer.text_config.llama_4_scaling == override["text_config"]["llama_4_scaling"]
 
 
 def test_a_params_json_keeps_the_attention_scaling(tmp_path: Path) -> None:

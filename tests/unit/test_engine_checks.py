@@ -93,7 +93,9 @@ def test_scaling_is_read_from_the_models_files(tmp_path: Path, files: Any) -> No
 def test_scaling_of_a_model_with_vision_is_the_inner_one(tmp_path: Path) -> None:
     rope = {"llama_4_scaling_beta": 0.1, "original_max_position_embeddings": 8192}
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"rope_parameters": rope}}))
-    assert stated_scaling(tmp_path) == SCALING
+    stated = stated_scaling(tmp_path)
+    assert stated == SCALING
+    assert list(stated.override) == ["text_config"]
 
 
 def test_no_model_directory(tmp_path: Path) -> None:

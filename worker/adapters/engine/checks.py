@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +32,16 @@ class Scaling:
 
     beta: float
     original: int  #: tokens
+    nested: bool = field(default=False, compare=False)  #: stated in the inner configuration of a model with vision
 
     def __str__(self) -> str:
         return f"beta {self.beta:g} past {self.original} tokens"
 
     @property
     def override(self) -> dict[str, Any]:
-        """vLLM's `hf_overrides` that bring it back where the reader lost it (a text model's config.json)."""
-        return {"llama_4_scaling": {"beta": self.beta, "original_max_position_embeddings": self.original}}
+        """vLLM's `hf_overrides` that bring it back where its reader of config.json lost it."""
+        own = {"llama_4_scaling": {"beta": self.beta, "original_max_position_embeddings": self.original}}
+        return {"text_config": own} if self.nested else own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,16 +104,17 @@ def stated_scaling(directory: Path) -> Scaling | None:
         return _mapped(json.loads(params.read_text(encoding="utf-8")).get("llama_4_scaling"))
     if not config.is_file():
         raise SettingsError(f"{directory} is no model directory: it has neither params.json nor config.json")
-    content = json.loads(config.read_text(encoding="utf-8"))
-    content = content.get("text_config") or content
+    outer = json.loads(config.read_text(encoding="utf-8"))
+    content = outer.get("text_config") or outer
     rope = content.get("rope_parameters") or {}
-    return _mapped(content.get("llama_4_scaling") or rope | {"beta": rope.get("llama_4_scaling_beta")})
+    stated = content.get("llama_4_scaling") or rope | {"beta": rope.get("llama_4_scaling_beta")}
+    return _mapped(stated, nested=content is not outer)
 
 
-def _mapped(scaling: Mapping[str, Any] | None) -> Scaling | None:
+def _mapped(scaling: Mapping[str, Any] | None, *, nested: bool = False) -> Scaling | None:
     if not scaling or not scaling.get("beta"):
         return None
-    return Scaling(float(scaling["beta"]), int(scaling["original_max_position_embeddings"]))
+    return Scaling(float(scaling["beta"]), int(scaling["original_max_position_embeddings"]), nested)
 
 
 def _architecture(resolved: Resolved, expected: Expected) -> str:
