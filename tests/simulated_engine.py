@@ -29,7 +29,7 @@ class SimulatedEngine:
         decode_seconds: float = 2e-5,
         fails_every: int = 0,
     ) -> None:
-        """`prefill_rate`: tokens per second; `decode_seconds`: per token. `fails_every`: of so many calls one raises."""
+        """`prefill_rate`: tokens a second; `decode_seconds`: per token. `fails_every`: of so many calls one raises."""
         self.facts = EngineFacts(
             engine="simulated",
             architecture="none",
