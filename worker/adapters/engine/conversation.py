@@ -1,0 +1,137 @@
+"""The `vllm:` model: conversations as token ids, on an engine in this process.
+
+A history is appended to, never encoded anew, and an answer is kept as it was generated: the next call's prompt begins
+with the very tokens whose KV memory the engine still holds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Sequence
+from threading import Event
+
+from agent.tokens import TokenCounter, TokenizerUnusable
+from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec, Usage
+from agent.wire import CallIds
+from worker.adapters.engine.answer import AnswerReader, Read
+from worker.adapters.engine.port import Engine, Generated, Request
+from worker.errors import SettingsError
+
+
+class EngineModel:
+    """A model on an engine; safe for threads. The engine's owner shuts it down."""
+
+    def __init__(self, engine: Engine, counter: TokenCounter, name: str) -> None:
+        """`name`: what people call the model. SettingsError when the vocabulary can't be used."""
+        self.engine = engine
+        self.counter = counter
+        self.name = name
+        try:
+            self.reader = AnswerReader(counter.load())
+        except TokenizerUnusable as error:
+            raise SettingsError(str(error)) from error
+        self._lock = threading.Lock()
+        self._repairs: Counter[str] = Counter()
+        self._answers = 0
+
+    @property
+    def label(self) -> str:
+        return f"vllm:{self.name} ({self.engine.facts.engine})"
+
+    @property
+    def tokenizer(self) -> str:
+        return self.counter.label
+
+    @property
+    def identity(self) -> str:
+        return f"vllm:{self.name}"
+
+    @property
+    def alive(self) -> bool:
+        return self.engine.alive
+
+    @property
+    def repairs(self) -> tuple[int, Counter[str]]:
+        """Answers so far, and how often each kind of repair was needed."""
+        with self._lock:
+            return self._answers, Counter(self._repairs)
+
+    def open(self, system: str, tools: Sequence[ToolSpec]) -> EngineConversation:
+        return EngineConversation(self, system, tools)
+
+    def count(self, read: Read) -> None:
+        with self._lock:
+            self._answers += 1
+            self._repairs.update(repair.value for repair in read.repairs)
+
+
+class EngineConversation:
+    """See `agent.protocols.Conversation`. `last` is what the engine said of the last call."""
+
+    def __init__(self, model: EngineModel, system: str, tools: Sequence[ToolSpec]) -> None:
+        self._model = model
+        self._history = model.counter.open(system, tools)
+        self._ids = CallIds()
+        self.last: Generated | None = None
+
+    @property
+    def tokens(self) -> int:
+        return len(self._history)
+
+    def add(self, messages: Sequence[Input]) -> None:
+        for message in messages:
+            self._history.add(message)
+
+    def restore(self, answer: AssistantMessage) -> None:
+        self._ids.known(answer.tool_calls)
+        self._history.add(answer)
+
+    def complete(
+        self, sampling: Sampling, *, deadline: float, cancel: Event, exactly: bool = False, priority: int = 0
+    ) -> Completion:
+        """`exactly`: benchmarks generate just `max_tokens`. An aborted answer is not appended to the history.
+
+        Raises ModelUnavailable and ModelRejected.
+        """
+        started = time.monotonic()
+        reader = self._model.reader
+        generated = self.last = self._model.engine.generate(
+            Request(
+                ids=self._history.ids,
+                max_tokens=sampling.max_tokens,
+                temperature=sampling.temperature,
+                stop=(reader.eos,),
+                exactly=exactly,
+                priority=priority,
+            ),
+            deadline=deadline,
+            cancel=cancel,
+        )
+        read = reader.read(generated.ids)
+        usage = Usage(
+            prompt=generated.prompt,
+            cached=min(generated.cached, generated.prompt),
+            completion=len(generated.ids),
+            gpu_seconds=generated.gpu_seconds,
+        )
+        if generated.finish == "abort":
+            message = AssistantMessage(content=read.content, raw=read.raw)
+            return Completion(message=message, usage=usage, finish_reason="abort", seconds=time.monotonic() - started)
+        self._model.count(read)
+        self._history.extend(generated.ids)
+        if not generated.ids or generated.ids[-1] != reader.eos:
+            self._history.extend(array("i", [reader.eos]))  # cut at its limit: the format wants every answer closed
+        calls = self._ids.number(("", name, arguments) for name, arguments in read.calls)
+        message = AssistantMessage(content=read.content, tool_calls=calls, raw=read.raw)
+        return Completion(
+            message=message,
+            usage=usage,
+            finish_reason="length" if generated.finish == "length" else ("tool_calls" if calls else "stop"),
+            seconds=time.monotonic() - started,
+        )
+
+    def close(self) -> None:
+        """The engine forgets by itself: blocks that nobody asks for again are the first to go."""
