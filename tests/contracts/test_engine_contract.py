@@ -1,4 +1,5 @@
-"""What every engine does, whatever computes: the simulated one here; vLLM passes the same in `make test-engine`."""
+"""What every engine does, whatever computes: the simulated one here. Another suite imports these tests beside an
+`engine` fixture of its own (a window of at least 2,048 tokens)."""
 
 from __future__ import annotations
 
@@ -70,7 +71,7 @@ def test_a_deadline_ends_a_call(engine: Engine):
 
 def test_a_prompt_that_does_not_fit_fails_alone(engine: Engine):
     with pytest.raises(ModelRejected):
-        engine.generate(Request(ids=ids(2048), max_tokens=5), deadline=soon())
+        engine.generate(Request(ids=ids(engine.facts.max_model_len), max_tokens=5), deadline=soon())
     assert engine.alive
     assert len(engine.generate(Request(ids=ids(10), max_tokens=5, exactly=True), deadline=soon()).ids) == 5
 

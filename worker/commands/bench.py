@@ -61,6 +61,8 @@ ENGINE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-num-seqs", type=click.IntRange(1), help="Sequences in one step."),
     click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens in one step."),
     click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1), help="Of 1."),
+    click.option("--kv-cache-memory-bytes", type=click.IntRange(1), help="For a CPU, where no share of it is meant."),
+    click.option("--block-size", type=click.IntRange(1), help="Tokens of a KV block."),
     click.option("--tensor-parallel", type=click.IntRange(1), default=1, show_default=True),
     click.option("--dummy-weights", is_flag=True, help="Random weights: speeds are right, text is noise."),
     click.option("--enforce-eager", is_flag=True, help="No compilation, no CUDA graphs."),
