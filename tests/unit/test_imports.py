@@ -53,5 +53,11 @@ def test_agent_is_pure(module: str) -> None:
     assert imported_by(f"import {module}").isdisjoint({"worker", "api", "celery", "sqlalchemy", "vllm", "fastapi"})
 
 
+@pytest.mark.parametrize("module", ["worker.bench.agents", "worker.bench.serve", "worker.bench.opening"])
+def test_the_engine_is_measured_without_the_service_around_it(module: str) -> None:
+    service = {"celery", "fastapi", "github", "openai", "redis", "sqlalchemy", "vllm"}
+    assert imported_by(f"import {module}, worker.commands.bench").isdisjoint(service)
+
+
 def test_the_check_would_notice() -> None:
     assert "celery" in imported_by("import celery")

@@ -11,10 +11,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.port import Engine
 from worker.bench import agents_figures, records
 from worker.bench.agents_modes import MODES, Admission, Free, Gated, Lockstep, Pace, Unlimited
-from worker.bench.agents_trajectory import Talker
 from worker.bench.agents_window import TICK, Window, measure
 from worker.bench.filler import Filler
 from worker.bench.roofline import Gpu, ModelShape, bound
@@ -43,7 +43,7 @@ class Points:
     """All points of a call: one engine, the same plans."""
 
     engine: Engine
-    model: Talker
+    model: EngineModel
     filler: Filler
     workload: Workload
     seed: int = 0

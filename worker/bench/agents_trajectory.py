@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from threading import Event
-from typing import Protocol
 
-from agent.types import AssistantMessage, Completion, Input, Sampling, ToolCall, ToolMessage, ToolSpec, UserMessage
-from worker.adapters.engine.port import Engine, Generated
+from agent.types import AssistantMessage, Input, Sampling, ToolCall, ToolMessage, UserMessage
+from worker.adapters.engine.conversation import EngineConversation, EngineModel
+from worker.adapters.engine.port import Engine
 from worker.bench.agents_modes import Admission, Over, Pace
 from worker.bench.filler import Filler
 from worker.bench.workloads import Plan, Workload, plan
@@ -20,29 +20,6 @@ from worker.errors import ServiceError
 CALL_SECONDS = 900.0  # the longest call
 PAUSE = 0.5  # seconds after a failed trajectory, so that a broken engine isn't asked in a tight loop
 _SYSTEM, _MESSAGE, _ANSWER = 3, 2, 1  # tokens of the wire format around a system prompt, an input, an answer
-
-
-class Talk(Protocol):
-    """A conversation whose answers can be made exactly so long."""
-
-    @property
-    def tokens(self) -> int: ...
-
-    @property
-    def last(self) -> Generated | None:
-        """What the engine told of the last call."""
-
-    def add(self, messages: Sequence[Input]) -> None: ...
-
-    def restore(self, answer: AssistantMessage) -> None: ...
-
-    def complete(self, sampling: Sampling, *, deadline: float, cancel: Event, exactly: bool) -> Completion: ...
-
-    def close(self) -> None: ...
-
-
-class Talker(Protocol):
-    def open(self, system: str, tools: Sequence[ToolSpec]) -> Talk: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +50,7 @@ class Scene:
     seed: int
     salt: str
     engine: Engine
-    model: Talker
+    model: EngineModel
     filler: Filler
     admission: Admission
     pace: Pace
@@ -188,7 +165,7 @@ class Place:
                     talk.add(seen)
                     spent = time.monotonic() - began
 
-    def _relive(self, talk: Talk, planned: Plan, age: int) -> None:
+    def _relive(self, talk: EngineConversation, planned: Plan, age: int) -> None:
         """Put the history of `age` steps into the conversation, as a takeover does: nothing is generated."""
         for index, step in enumerate(planned.steps[:age]):
             key = (planned.trajectory, index)

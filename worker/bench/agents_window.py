@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from threading import Event
 
+from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.port import Engine
 from worker.bench.agents_modes import Admission, Pace
-from worker.bench.agents_trajectory import Call, Place, Scene, Talker
+from worker.bench.agents_trajectory import Call, Place, Scene
 from worker.bench.filler import Filler
 from worker.bench.workloads import Workload
 from worker.errors import ModelUnavailable
@@ -56,7 +57,7 @@ def age(place: int, steps: int) -> int:
 def measure(
     *,
     engine: Engine,
-    model: Talker,
+    model: EngineModel,
     filler: Filler,
     workload: Workload,
     seed: int,

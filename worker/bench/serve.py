@@ -17,8 +17,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
+from worker.adapters.engine.host import Raw
 from worker.adapters.engine.port import Engine, Request
 from worker.bench import records
 from worker.errors import ModelUnavailable, ServiceError
@@ -74,6 +75,13 @@ class InProcess:
         return Answered(prompt=got.prompt, generated=count, first=got.first, seconds=got.seconds, tpot=tpot)
 
 
+class Bare(Protocol):
+    """What an engine does without this service's part: what ours is held against."""
+
+    def bare(self, requests: Sequence[Request], *, concurrency: int) -> tuple[float, list[Raw]]:
+        """Seconds for all, and each."""
+
+
 class Server:
     """An OpenAI-compatible server; prompts go as token ids, answers are streamed."""
 
@@ -84,6 +92,12 @@ class Server:
         self._error: type[Exception] = openai.OpenAIError
         self._model = model
         self.label = f"{model} at {url}"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.close()
 
     def ask(self, ask: Ask) -> Answered:
         started = time.perf_counter()
@@ -120,26 +134,32 @@ class Server:
         )
 
 
-def asks(count: int, *, seed: str, first_id: int, vocabulary: int) -> list[Ask]:
-    """Lengths uniform in 1..1000; ids from `first_id` on, since those before are the wire format's."""
-    source = random.Random(seed)  # noqa: S311 - filler
-    return [
-        Ask(
-            array("i", source.choices(range(first_id, vocabulary), k=source.randint(1, LONGEST))),
-            source.randint(1, LONGEST),
-        )
-        for _ in range(count)
-    ]
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """Random ones; lengths uniform in 1..1000."""
+
+    seed: int = 0
+    count: int | None = None  #: per concurrency; None: four times it, at least 32
+    first_id: int = 1000  #: ids below are the wire format's
+    vocabulary: int = 8192  #: ids below it are used
+
+    def asks(self, concurrency: int, salt: str, count: int | None = None) -> list[Ask]:
+        """The same lengths for another `salt`, of other tokens: none is in a cache."""
+        lengths = random.Random(f"{self.seed}:{concurrency}")  # noqa: S311 - filler
+        source = random.Random(f"{self.seed}:{concurrency}:{salt}")  # noqa: S311 - filler
+        return [
+            Ask(
+                array("i", source.choices(range(self.first_id, self.vocabulary), k=lengths.randint(1, LONGEST))),
+                lengths.randint(1, LONGEST),
+            )
+            for _ in range(count or self.count or max(32, 4 * concurrency))
+        ]
 
 
-def measure(
-    target: Target, concurrency: int, *, prompts: int | None, seed: int, first_id: int, vocabulary: int
-) -> dict[str, Any]:
-    """`prompts` requests, `concurrency` of them in flight while there are so many left. Raises ModelUnavailable when
-    none was answered."""
-    count = prompts or max(32, 4 * concurrency)
-    warm = asks(min(WARM, concurrency), seed=f"warm:{seed}:{concurrency}", first_id=first_id, vocabulary=vocabulary)
-    todo = asks(count, seed=f"{seed}:{concurrency}", first_id=first_id, vocabulary=vocabulary)
+def measure(target: Target, concurrency: int, prompts: Prompts, *, bare: Bare | None = None) -> dict[str, Any]:
+    """All prompts, `concurrency` of them in flight while there are so many left; then, with `bare`, the same lengths
+    there. Raises ModelUnavailable when none was answered."""
+    warm, todo = prompts.asks(concurrency, "warm", min(WARM, concurrency)), prompts.asks(concurrency, "measured")
     failures: Counter[str] = Counter()
     lock, reasons = threading.Lock(), []
 
@@ -159,10 +179,18 @@ def measure(
         seconds = time.perf_counter() - started
     if not answers:
         raise ModelUnavailable(f"no request was answered: {reasons[0]}")
-    return figures(answers, seconds, concurrency=concurrency) | {
+    found = figures(answers, seconds, concurrency=concurrency)
+    if bare is not None:
+        requests = [
+            Request(ids=ask.ids, max_tokens=ask.answer, exactly=True) for ask in prompts.asks(concurrency, "bare")
+        ]
+        bare_seconds, raws = bare.bare(requests, concurrency=concurrency)
+        found["bare_output_throughput"] = sum(len(raw.ids) for raw in raws) / bare_seconds
+        found["of_bare"] = found["output_throughput"] / found["bare_output_throughput"]
+    return found | {
         "target": target.label,
-        "prompts": count,
-        "seed": seed,
+        "prompts": len(todo),
+        "seed": prompts.seed,
         "failures": dict(failures),
         "machine": records.machine(),
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -214,6 +242,10 @@ _PLAIN = (
     ("Total token throughput (tok/s)", "total_throughput", "{:.2f}"),
     ("Concurrency", "concurrency", "{:.2f}"),
 )
+_BARE = (
+    ("The bare engine's output throughput (tok/s)", "bare_output_throughput", "{:.2f}"),
+    ("Output throughput, of the bare engine's", "of_bare", "{:.3f}"),
+)
 _SPREADS = (("E2E latency", "e2e_latency_ms"), ("TTFT", "ttft_ms"), ("TPOT", "tpot_ms"), ("ITL", "itl_ms"))
 
 
@@ -223,6 +255,9 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     for label, key, shape in _PLAIN:
         values = [sum(f[key].values()) if key == "failures" else f[key] for f in found]
         rows.append([label, *(shape.format(value) for value in values)])
+    for label, key, shape in _BARE:
+        if all(key in f for f in found):
+            rows.append([label, *(shape.format(f[key]) for f in found)])
     for label, key in _SPREADS:
         if all(f[key] is None for f in found):
             continue

@@ -6,9 +6,14 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from worker.adapters.engine.options import EngineOptions
+
+SERVE_WINDOW = 4096  # tokens: twice what `bench serve` needs
 
 
 class Numbers(click.ParamType[tuple[int, ...]]):
@@ -56,6 +61,8 @@ ENGINE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-num-seqs", type=click.IntRange(1), help="Sequences in one step."),
     click.option("--max-num-batched-tokens", type=click.IntRange(1), help="Tokens in one step."),
     click.option("--gpu-memory-utilization", type=click.FloatRange(0, 1), help="Of 1."),
+    click.option("--kv-cache-memory-bytes", type=click.IntRange(1), help="For a CPU, where no share of it is meant."),
+    click.option("--block-size", type=click.IntRange(1), help="Tokens of a KV block."),
     click.option("--tensor-parallel", type=click.IntRange(1), default=1, show_default=True),
     click.option("--dummy-weights", is_flag=True, help="Random weights: speeds are right, text is noise."),
     click.option("--enforce-eager", is_flag=True, help="No compilation, no CUDA graphs."),
@@ -71,8 +78,10 @@ def engine_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _engine(model: Path, given: dict[str, Any]) -> dict[str, Any]:
-    """Fields of EngineOptions out of what the command line gave."""
+def _engine(model: Path, given: dict[str, Any], *, max_model_len: int) -> EngineOptions:
+    """`max_model_len`: where the command line gave none."""
+    from worker.adapters.engine.options import EngineOptions
+
     extra: dict[str, Any] = {}
     for argument in given.pop("engine_args"):
         name, found, value = argument.partition("=")
@@ -82,7 +91,16 @@ def _engine(model: Path, given: dict[str, Any]) -> dict[str, Any]:
             found = ""
         if not found:
             raise click.BadParameter(f"{argument!r} is not NAME=JSON, such as async_scheduling=false")
-    return {"model": model, "extra": extra, **given}
+    return EngineOptions(
+        model=model, extra=extra, **(given | {"max_model_len": given["max_model_len"] or max_model_len})
+    )
+
+
+def _config(options: EngineOptions | None) -> dict[str, Any]:
+    """As records keep it."""
+    from dataclasses import asdict
+
+    return {} if options is None else asdict(options) | {"model": str(options.model)}
 
 
 def _write(path: Path | None, found: Any) -> None:
@@ -124,6 +142,7 @@ def agents(
 
     Exit status 1 when a call failed.
     """
+    from worker.adapters.engine.conversation import EngineModel
     from worker.bench import opening
     from worker.bench.agents import Hardware, Points, report, run
     from worker.bench.agents_modes import MODES
@@ -134,18 +153,17 @@ def agents(
     chosen = modes.split(",")
     if unknown := [mode for mode in chosen if mode not in MODES]:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MODES)}", param_hint="--modes")
-    options = _engine(model, engine)
-    options["max_model_len"] = options["max_model_len"] or WORKLOADS[workload].max_model_len
+    options = _engine(model, engine, max_model_len=WORKLOADS[workload].max_model_len)
     counter = opening.vocabulary(model)
     filler = Filler(counter)
     hardware = None
     if gpu is not None:
-        shape = shape_of(model, kv_cache_dtype=options["kv_cache_dtype"])
-        hardware = Hardware(shape=shape, gpu=GPUS[gpu], gpus=options["tensor_parallel"])
+        shape = shape_of(model, kv_cache_dtype=options.kv_cache_dtype)
+        hardware = Hardware(shape=shape, gpu=GPUS[gpu], gpus=options.tensor_parallel)
     with opening.opened(options) as running:
         points = Points(
             engine=running,
-            model=opening.talker(running, counter, model.name),
+            model=EngineModel(running, counter, model.name),
             filler=filler,
             workload=WORKLOADS[workload],
             seed=seed,
@@ -153,7 +171,7 @@ def agents(
             window=window,
             expected=expected_tokens,
             hardware=hardware,
-            config={name: str(value) if isinstance(value, Path) else value for name, value in options.items()},
+            config=_config(options),
             out=out,
         )
         try:
@@ -171,6 +189,7 @@ def agents(
 @click.option("--concurrency", type=Numbers(), default="1,16,100", show_default=True)
 @click.option("--prompts", type=click.IntRange(1), help="Per concurrency; default: 4 times it, at least 32.")
 @click.option("--seed", default=0, show_default=True)
+@click.option("--bare", is_flag=True, help="Beside it, vLLM without this service's part.")
 @click.option("--vocabulary", type=click.IntRange(1001), default=8192, show_default=True, help="Ids below are used.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory for raw records; made.")
@@ -180,9 +199,11 @@ def serve(
     server: str | None,
     name: str | None,
     concurrency: tuple[int, ...],
+    *,
     prompts: int | None,
     seed: int,
     vocabulary: int,
+    bare: bool,
     json_file: Path | None,
     out: Path | None,
     **engine: Any,
@@ -198,21 +219,23 @@ def serve(
 
     if (model is None) == (server is None) or (server is None) != (name is None):
         raise click.UsageError("give --model DIR, or --server URL with --name NAME")
+    if bare and model is None:
+        raise click.UsageError("--bare is of an engine in this process")
+    chosen = bench_serve.Prompts(seed=seed, count=prompts, vocabulary=vocabulary)
     found: list[dict[str, Any]] = []
-    options = {} if model is None else _engine(model, engine)
+    options = None if model is None else _engine(model, engine, max_model_len=SERVE_WINDOW)
     with ExitStack() as stack:
-        running = None if model is None else stack.enter_context(opening.opened(options))
+        running = None if options is None else stack.enter_context(opening.opened(options))
         target: bench_serve.Target = (
-            bench_serve.Server(str(server), str(name)) if running is None else bench_serve.InProcess(running)
+            stack.enter_context(bench_serve.Server(str(server), str(name)))
+            if running is None
+            else bench_serve.InProcess(running)
         )
         for count in concurrency:
-            found.append(
-                bench_serve.measure(target, count, prompts=prompts, seed=seed, first_id=1000, vocabulary=vocabulary)
-            )
+            found.append(bench_serve.measure(target, count, chosen, bare=running if bare else None))
             click.echo(f"{count} at once: {found[-1]['output_throughput']:.0f} output tokens/s", err=True)
-        config = {key: str(value) if isinstance(value, Path) else value for key, value in options.items()}
         if out is not None:
-            bench_serve.keep(found, out, config, running)
+            bench_serve.keep(found, out, _config(options), running)
     _write(json_file, found)
     click.echo(bench_serve.table(found))
     sys.exit(1 if any(one["failures"] for one in found) else 0)
