@@ -15,8 +15,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-# What docker-compose.yml asks for; any value will do to check its shape.
-COMPOSE_VARIABLES = ("DEVSTRAL_FIX_GITHUB_APP_KEY_FILE", "POSTGRES_PASSWORD", "REDIS_PASSWORD")
+# All that docker-compose.yml may ask for (an installation with a token has no App's key); any value will do to check
+# its shape.
+COMPOSE_VARIABLES = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
 LOCKS = ("requirements/*.txt", "package-lock.json")
 # An address of a registry or index, or a path of one machine; a package's funding page is none.
 NAMED_PLACE = re.compile(r'"resolved":|--(?:extra-)?index-url|--find-links|@ \S*:|file:')
@@ -61,6 +62,14 @@ def compose_config() -> Result:
     return program(name, "docker", "compose", "--file", "docker-compose.yml", "config", "--quiet")()
 
 
+def compose_variables() -> Result:
+    text = (ROOT / "docker-compose.yml").read_text(encoding="utf-8")
+    asked = set(re.findall(r"\$\{(\w+):?\?", text))
+    wrong = [f"docker-compose.yml can't be used without {name}" for name in sorted(asked - set(COMPOSE_VARIABLES))]
+    wrong += [f"docker-compose.yml does not ask for {name}" for name in sorted(set(COMPOSE_VARIABLES) - asked)]
+    return Result("compose asks for no more than it needs", "failed" if wrong else "passed", "\n".join(wrong))
+
+
 def locks_name_no_place() -> Result:
     found = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
@@ -80,6 +89,7 @@ CHECKS: list[Callable[[], Result]] = [
     program("directions of imports", "lint-imports"),
     program("compose schema", "check-jsonschema", "--builtin-schema", "vendor.compose-spec", "docker-compose.yml"),
     compose_config,
+    compose_variables,
     locks_name_no_place,
 ]
 

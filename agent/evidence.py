@@ -6,8 +6,9 @@ import re
 from collections.abc import Sequence
 from typing import Literal
 
+from agent.outcome import Evidence, Outcome, TestOutcome
 from agent.protocols import ExecResult, ExecStatus
-from agent.types import Evidence, ExitStatus, Frozen, Outcome, TestOutcome
+from agent.types import ExitStatus, Frozen
 
 _CANNOT_RUN = {126, 127}  # the shell's: not executable, not found
 _NOTHING_COLLECTED = re.compile(r"no tests (ran|collected|found)|collected 0 items", re.IGNORECASE)

@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 
 from pydantic import Field
 
-from agent.types import FileChange, Frozen, Patch
+from agent.outcome import FileChange, Patch
+from agent.types import Frozen
 
 _SYMLINK, _GITLINK = "120000", "160000"
 _ESCAPES = {"a": "\a", "b": "\b", "t": "\t", "n": "\n", "v": "\v", "f": "\f", "r": "\r", '"': '"', "\\": "\\"}
@@ -84,12 +85,6 @@ _TEST_NAME = re.compile(
     """,
     re.VERBOSE,
 )
-
-
-def split_tests(patch: Patch) -> tuple[tuple[FileChange, ...], tuple[FileChange, ...]]:
-    """The patch's test files, and its other files."""
-    tests = tuple(change for change in patch.files if is_test_path(change.path))
-    return tests, tuple(change for change in patch.files if change not in tests)
 
 
 def sections_by_path(diff: str) -> dict[str, str]:

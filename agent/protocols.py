@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pydantic import Field
 
-from agent.types import AssistantMessage, Completion, Evidence, Frozen, Input, Sampling, Step, ToolSpec, Usage
+from agent.types import AssistantMessage, Completion, Frozen, Input, Sampling, Step, ToolSpec, Usage
 
 
 class Conversation(Protocol):
@@ -192,7 +192,3 @@ class Journal(Protocol):
         """Book one model call, before its answer is parsed: a failed parse is billed all the same."""
 
     def step(self, step: Step) -> None: ...
-
-
-class EvidenceJournal(Protocol):
-    def evidence(self, evidence: Evidence) -> None: ...

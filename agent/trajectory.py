@@ -11,9 +11,10 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, TypeAdapter, ValidationError
 
 from agent.loop import Agent
+from agent.outcome import Patch
 from agent.prompts import prompt_hash
 from agent.protocols import Isolation
-from agent.types import AgentResult, Frozen, Limits, Patch, Price, Sampling, Step, Task, ToolSpec, Usage
+from agent.types import AgentResult, Frozen, Limits, Price, Sampling, Step, Task, ToolSpec, Usage
 
 FORMAT: Literal["devstral-fix-1"] = "devstral-fix-1"
 

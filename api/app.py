@@ -22,7 +22,7 @@ from worker import logs, queue, wakes
 from worker.errors import Transient
 from worker.observe import Tracing
 from worker.observe.exposition import exposed
-from worker.observe.live import Live
+from worker.observe.live import Cancelled, Live, Queue, deliveries
 from worker.queue import Publisher
 from worker.settings import Settings
 from worker.store import queries
@@ -120,7 +120,7 @@ def build(settings: Settings) -> FastAPI:
         publisher = Publisher(queue.make_app(settings.need("redis_url")))
         tracing = Tracing.to(settings.otlp_endpoint, role="api")
         registry = CollectorRegistry()
-        registry.register(Live(store))
+        registry.register(Live(store, [Queue(settings.profile), Cancelled(), deliveries]))
         app.state.receiver = Receiver(store, publisher.send, tracing)
         # No more threads than connections that are open: a burst waits for neither.
         to_thread.current_default_thread_limiter().total_tokens = THREADS

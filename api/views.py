@@ -7,8 +7,8 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from worker.runs import budgets, quarantine, queue_position
-from worker.store import queries
+from worker.runs import accounts, budget_words, quarantine, queue_position
+from worker.store import queries, trajectories
 from worker.store.models import Run, RunState
 from worker.store.money import Account
 
@@ -45,7 +45,8 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "calls": row.calls,
         "usage": {"prompt": row.prompt_tokens, "cached": row.cached_tokens, "completion": row.completion_tokens},
         "cost_usd": float(row.usd),
-        "budgets": [budget(account) for account in budgets.accounts_of(session, row)],
+        "cost_usd_low": float(row.usd - trajectories.unsure(session, [run_id])[run_id]),
+        "budgets": [budget(account) for account in accounts.of_run(session, row)],
         "summary": row.summary,
         "files": None if patch is None else [change["path"] for change in patch.files],
         "evidence": [
@@ -72,7 +73,7 @@ def held(session: Session, row: Run) -> str | None:
     if row.state is not RunState.QUEUED:
         return None
     kept = quarantine.standing(session, row.repository, row.issue_number)
-    return budgets.held(session, row) if kept is None else f"held: {quarantine.words(kept)}"
+    return budget_words.held(session, row) if kept is None else f"held: {quarantine.words(kept)}"
 
 
 def budget(account: Account) -> dict[str, Any]:

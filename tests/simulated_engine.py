@@ -6,11 +6,8 @@ import threading
 import time
 from array import array
 from collections import OrderedDict
-from collections.abc import Sequence
 from threading import Event
 
-from agent.tokens import TokenCounter
-from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec, Usage
 from worker.adapters.engine.port import EngineFacts, EngineLoad, Finish, Generated, Request
 from worker.errors import ModelRejected, ModelUnavailable
 
@@ -28,8 +25,10 @@ class SimulatedEngine:
         prefill_rate: float = 5e6,
         decode_seconds: float = 2e-5,
         fails_every: int = 0,
+        marker: int | None = None,
     ) -> None:
-        """`prefill_rate`: tokens a second; `decode_seconds`: per token. `fails_every`: of so many calls one raises."""
+        """`prefill_rate`: tokens a second; `decode_seconds`: per token. `fails_every`: of so many calls one raises.
+        `marker`: a token that stands in the middle of each answer."""
         self.facts = EngineFacts(
             engine="simulated",
             architecture="none",
@@ -40,7 +39,7 @@ class SimulatedEngine:
             start_seconds=0.0,
         )
         self._prefill_rate, self._decode_seconds = prefill_rate, decode_seconds
-        self._fails_every = fails_every
+        self._fails_every, self._marker = fails_every, marker
         self._blocks: OrderedDict[int, None] = OrderedDict()
         self._lock = threading.Lock()
         self._dead = Event()
@@ -99,6 +98,8 @@ class SimulatedEngine:
         if finish == "abort":
             count = min(count, max(0, int((now - read) / self._decode_seconds)))
         ids = array("i", ((number * 7919 + i * 31) % 6000 + 1000 for i in range(count)))
+        if self._marker is not None and count > 2:
+            ids[count // 2] = self._marker
         with self._lock:
             self._remember(request.ids + ids[:-1])
         return Generated(
@@ -134,42 +135,3 @@ class SimulatedEngine:
         while len(self._blocks) * size > self.facts.kv_tokens:
             self._blocks.popitem(last=False)
         return cached
-
-
-class PlainTalk:
-    """A conversation over an engine whose answers are never calls: what the benchmark needs of the service's own."""
-
-    def __init__(self, engine: SimulatedEngine, counter: TokenCounter, system: str, tools: Sequence[ToolSpec]) -> None:
-        self._engine = engine
-        self._history = counter.open(system, tools)
-        self.last: Generated | None = None
-
-    @property
-    def tokens(self) -> int:
-        return len(self._history)
-
-    def add(self, messages: Sequence[Input]) -> None:
-        for message in messages:
-            self._history.add(message)
-
-    def restore(self, answer: AssistantMessage) -> None:
-        self._history.add(answer)
-
-    def complete(self, sampling: Sampling, *, deadline: float, cancel: Event, exactly: bool) -> Completion:
-        request = Request(ids=self._history.ids, max_tokens=sampling.max_tokens, exactly=exactly)
-        got = self.last = self._engine.generate(request, deadline=deadline, cancel=cancel)
-        self._history.extend(got.ids)
-        usage = Usage(prompt=got.prompt, cached=got.cached, completion=len(got.ids))
-        message = AssistantMessage(content="noise")
-        return Completion(message=message, usage=usage, finish_reason=got.finish, seconds=got.seconds)
-
-    def close(self) -> None:
-        pass
-
-
-class PlainTalker:
-    def __init__(self, engine: SimulatedEngine, counter: TokenCounter) -> None:
-        self._engine, self._counter = engine, counter
-
-    def open(self, system: str, tools: Sequence[ToolSpec]) -> PlainTalk:
-        return PlainTalk(self._engine, self._counter, system, tools)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
-
 import click
 
 from worker.commands import batches, bench, local, machine, operations, processes, prune, quarantine, runs, show, spend
-from worker.commands.base import EXIT_REFUSED
-from worker.errors import ServiceError
+from worker.commands.base import Commands
 
 
 @click.group(
+    cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Example: devstral-fix demo",
 )
@@ -46,12 +44,8 @@ runs.runs.add_command(show.show_run)
 
 
 def main() -> None:
-    """The entry point: our own errors become one line, with an exit status scripts can use."""
-    try:
-        cli(standalone_mode=True)
-    except ServiceError as error:
-        click.echo(f"devstral-fix: {error}", err=True)
-        sys.exit(EXIT_REFUSED)
+    """The entry point. `worker.exits` has what its exit status says."""
+    cli(standalone_mode=True)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BadTool, BwrapSandbox, ContainerSandbox, ToolSandbox
 from worker.errors import SettingsError
 from worker.observe import Metrics, Tracing, Watch
-from worker.runs.budgets import DayLimits
+from worker.runs.accounts import DayLimits
 from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.protocols import Isolation
+from worker.runs.pausing import Pause
 
 OLDEST_BWRAP = (0, 11)  # overlay mounts
 OLDEST_GIT = (2, 31)  # settings from the environment
@@ -60,6 +61,7 @@ class Facts:
     services: Mapping[str, str | None] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
     schema: tuple[str | None, str] | None = None
+    pauses: tuple[Pause, ...] = ()
     disk_free: int | None = None
 
 
@@ -88,7 +90,7 @@ def judge(facts: Facts, wanted: Isolation) -> Report:
         *mounting(facts),
         git(facts),
     )
-    service = (*backends(facts), python(facts), node(facts), *services(facts), disk(facts))
+    service = (*backends(facts), python(facts), node(facts), *services(facts), *paused(facts), disk(facts))
     return Report(wanted, works[0] if works else None, isolation, service)
 
 
@@ -235,6 +237,12 @@ def services(facts: Facts) -> Iterator[Finding]:
             yield Finding(name, Status.MISSING, detail, "devstral-fix migrate")
         else:
             yield Finding(name, Status.OK, facts.details.get(name, "reachable"))
+
+
+def paused(facts: Facts) -> Iterator[Finding]:
+    for pause in facts.pauses:
+        which = "" if pause.everything else f" --repository {pause.scope}"
+        yield Finding("pause", Status.WARN, str(pause), f"devstral-fix resume{which}")
 
 
 def disk(facts: Facts) -> Finding:

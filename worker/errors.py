@@ -77,4 +77,4 @@ class Paused(Transient):
 
 
 class SettingsError(Permanent):
-    """A setting is missing or unusable; the message names the variable and gives an example."""
+    """A setting or an argument is missing or unusable; the message names it and, of a setting, gives an example."""

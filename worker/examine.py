@@ -19,8 +19,11 @@ from worker.adapters.sandbox import BwrapSandbox
 from worker.adapters.sandbox.probe import probe
 from worker.demo.node import node_command
 from worker.doctor import SYSCTLS, Facts
-from worker.errors import ServiceError
+from worker.errors import ServiceError, Transient
+from worker.runs import pausing
+from worker.runs.pausing import Pause
 from worker.settings import Settings
+from worker.store.session import Store
 
 _SECONDS = 5.0
 
@@ -52,6 +55,7 @@ def examine(settings: Settings) -> Facts:
         services=services,
         details=details,
         schema=schema,
+        pauses=_pauses(settings, schema),
         disk_free=_disk_free(settings.data_dir),
     )
 
@@ -135,6 +139,20 @@ def _database(settings: Settings, services: dict[str, str | None]) -> tuple[str 
     services["database"] = None
     newest = ScriptDirectory.from_config(config(url)).get_current_head()
     return (None if row is None else str(row[0]), str(newest))
+
+
+def _pauses(settings: Settings, schema: tuple[str | None, str] | None) -> tuple[Pause, ...]:
+    """What is paused, where the database is of this release."""
+    if schema is None or schema[0] != schema[1]:
+        return ()
+    store = Store(settings.need("database_url"), pool_size=1)
+    try:
+        with store.transaction() as session:
+            return tuple(pausing.pauses(session))
+    except Transient:  # it went away since it was asked for its schema
+        return ()
+    finally:
+        store.close()
 
 
 def _redis(settings: Settings, services: dict[str, str | None]) -> None:

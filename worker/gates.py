@@ -61,15 +61,23 @@ class TokenGate:
     """KV memory: a trajectory is admitted when its expected mean context fits beside those of the others.
 
     `capacity()` is in tokens, asked anew each time; None: unlimited. One trajectory is always admitted, be it as large
-    as it may: else nothing would ever run.
+    as it may: else nothing would ever run. Nobody waits inside: the worker itself waits, from when it asked for room in
+    vain until there is some, and `waited` is told with each admission the seconds that it followed.
     """
 
     name = "kv_tokens"
 
-    def __init__(self, capacity: Callable[[], int | None], *, expected: int) -> None:
+    def __init__(
+        self, capacity: Callable[[], int | None], *, expected: int, waited: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._capacity = capacity
         self._expected = expected
+        self._tell = waited
         self._holding = 0
+        self._since: float | None = None  # asked in vain
+        self._until: float | None = None  # and since then there is room
+        self._waited = 0
+        self._waited_seconds = 0.0
         self._lock = threading.Lock()
         self._room = Room()
 
@@ -77,26 +85,46 @@ class TokenGate:
         capacity = self._capacity()
         return capacity is None or self._holding == 0 or (self._holding + 1) * self._expected <= capacity
 
+    def _asked(self) -> bool:
+        fits = self._fits()
+        if not fits:
+            self._since, self._until = self._since or time.monotonic(), None
+        return fits
+
     def room(self) -> bool:
         with self._lock:
-            return self._fits()
+            return self._asked()
 
     def enter(self) -> bool:
         """Admit one trajectory, to be followed by `leave`; False, without waiting, when there is no room."""
         with self._lock:
-            if not self._fits():
+            if not self._asked():
                 return False
             self._holding += 1
-            return True
+            waited = 0.0
+            if self._since is not None:
+                waited = (self._until or time.monotonic()) - self._since
+                self._since = self._until = None
+                self._waited += 1
+                self._waited_seconds += waited
+        self._tell(waited)
+        return True
 
     def leave(self) -> None:
         with self._lock:
             self._holding -= 1
+            if self._since is not None and self._until is None and self._fits():
+                self._until = time.monotonic()
         self._room.tell()
 
     def load(self) -> Load:
         with self._lock:
-            return Load(holding=self._holding, waiting=0, waited=0, waited_seconds=0.0)
+            return Load(
+                holding=self._holding,
+                waiting=int(self._since is not None and self._until is None),
+                waited=self._waited,
+                waited_seconds=self._waited_seconds,
+            )
 
     def when_room(self, action: Callable[[], None]) -> None:
         self._room.add(action)

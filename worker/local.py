@@ -14,10 +14,10 @@ from typing import Any
 from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
+from agent.outcome import Evidence, Outcome, Patch
 from agent.trajectory import JsonlJournal, header
-from agent.types import Evidence, Outcome, Patch
 from worker import compose
-from worker.errors import Permanent, RepositoryRefused
+from worker.errors import Permanent, SettingsError
 from worker.settings import Settings
 from worker.stages import config
 from worker.stages.attempt import Attempt
@@ -60,14 +60,14 @@ def git_directory(repo: Path) -> Path:
     """The directory that holds a repository's objects; of a linked work tree that of its main one."""
     done = _ask_git(repo, "rev-parse", "--path-format=absolute", "--git-common-dir")
     if done.returncode != 0:
-        raise RepositoryRefused(f"{repo} is not a git repository: {done.stderr.strip()[:300]}")
+        raise SettingsError(f"--repo: {repo} is not a git repository: {done.stderr.strip()[:300]}")
     return Path(done.stdout.strip())
 
 
 def head_commit(repo: Path) -> str:
     done = _ask_git(repo, "rev-parse", "--verify", "HEAD^{commit}")
     if done.returncode != 0:
-        raise RepositoryRefused(f"{repo} has no commit yet")
+        raise SettingsError(f"--repo: {repo} has no commit yet")
     return done.stdout.strip()
 
 
@@ -155,7 +155,7 @@ def work_tree(repo: Path) -> Path:
     """The top of the work tree that `repo` is in; git applies nothing outside the directory it is asked in."""
     done = _ask_git(repo, "rev-parse", "--show-toplevel")
     if done.returncode != 0:
-        raise RepositoryRefused(f"{repo} has no work tree to change")
+        raise SettingsError(f"--apply: {repo} has no work tree to change")
     return Path(done.stdout.removesuffix("\n"))
 
 

@@ -19,9 +19,15 @@ from worker.wakes import DEFAULT, SWEEP, Wake
 log = logging.getLogger(__name__)
 
 
+def broker_url(redis_url: str) -> str:
+    """The same for kombu, which has words of its own for a socket."""
+    scheme, sign, rest = redis_url.partition("://")
+    return f"redis+socket://{rest.replace('?db=', '?virtual_host=')}" if scheme == "unix" else scheme + sign + rest
+
+
 def make_app(redis_url: str, *, sweep_seconds: float = 10.0, visibility_seconds: float = 7200.0) -> Celery:
     """A Celery application; tasks are registered by the worker process alone (`worker.tasks.register`)."""
-    app = Celery("devstral_fix", broker=redis_url, set_as_current=False)
+    app = Celery("devstral_fix", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
         task_serializer="json",
         accept_content=["json"],

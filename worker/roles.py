@@ -39,7 +39,7 @@ from worker.stages.pursue import Pursue
 from worker.stages.setup import Builder, SetUp
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
-from worker.store.notices import Listener
+from worker.store.pg_notify import Listener
 from worker.store.session import Store
 from worker.sweep import Sweep
 
@@ -141,7 +141,7 @@ def _gpu(process: Process) -> Duty:
     settings = process.settings
     sandbox, commands = _sandbox(process)
     # The setting holds until an engine in this process knows better.
-    tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens)
+    tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens, waited=process.watch.admitted)
     counter = TokenCounter(settings.tekken_file)
     open_history(counter, "", ())  # read now: it takes seconds, and a run's wall time is for its own work
     solver = compose.make_solver(settings, sandbox, process.repositories, counter)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -32,6 +34,27 @@ EXAMPLES = {
     "EGRESS_HOSTS": '["index.example.com", "*.files.example.com:8443"]',
     "EGRESS_PRIVATE_HOSTS": '["index.internal.example:8081"]',
 }
+
+
+def _check_url(url: str, name: str, schemes: tuple[str, ...], *, path: str) -> None:
+    """ValueError, which never quotes the URL: it holds a password."""
+    example = f"Example: {PREFIX}{name}={EXAMPLES[name]}"
+    try:
+        parts = urlsplit(url)
+        usable = parts.port != 0  # one that is no number raises
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError(f"it is no URL with a host and a port. {example}")
+    if parts.scheme not in schemes:
+        raise ValueError(f"its scheme is none of {', '.join(schemes)}. {example}")
+    if parts.scheme == "unix":
+        if parts.hostname or not parts.path.strip("/") or re.fullmatch(r"|db=[0-9]+", parts.query) is None:
+            raise ValueError("it names no socket. Example: unix://:password@/run/redis.sock?db=0")
+    elif not parts.hostname and "host=" not in parts.query:
+        raise ValueError(f"it names no host. {example}")
+    elif re.fullmatch(path, parts.path) is None:
+        raise ValueError(f"what stands behind the host names no database. {example}")
 
 
 class Settings(BaseSettings):
@@ -141,6 +164,20 @@ class Settings(BaseSettings):
             return value
         return tuple(host.strip(" \"'") for host in value.strip(" []").split(",") if host.strip(" \"'"))
 
+    @field_validator("database_url")
+    @classmethod
+    def _is_database(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_url(value.get_secret_value(), "DATABASE_URL", ("postgresql", "postgresql+psycopg"), path=r"/.+")
+        return value
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None:
+            _check_url(value.get_secret_value(), "REDIS_URL", ("redis", "rediss", "unix"), path=r"|/|/[0-9]+")
+        return value
+
     @classmethod
     def load(cls, **overrides: Any) -> Self:
         """Read the environment once; SettingsError names each unusable variable."""
@@ -148,7 +185,8 @@ class Settings(BaseSettings):
             return cls(**overrides)
         except ValidationError as error:
             problems = "; ".join(
-                f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg']}" for e in error.errors()
+                f"{PREFIX}{'_'.join(str(part) for part in e['loc']).upper()}: {e['msg'].removeprefix('Value error, ')}"
+                for e in error.errors()
             )
             raise SettingsError(f"unusable settings: {problems}") from error
         except Undecodable as error:

@@ -13,8 +13,10 @@ from typing import Any
 from sqlalchemy.orm import Session
 
 from agent.types import Usage
+from worker.money import usd
 from worker.prices import Entry
 from worker.runs import totals
+from worker.table import aligned
 
 BY = ("day", "repository", "model", "profile", "kind", "label")
 RANGE = (
@@ -101,24 +103,12 @@ def as_table(records: Sequence[dict[str, Any]], by: Sequence[str], models: dict[
         [
             *(str(one[name]) for name in by),
             *(f"{one[n]:,}" for n in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")),
-            money(one["actual_usd"]),
-            *(money(both) for both in one["equivalent_usd"].values()),
+            usd(*one["actual_usd"]),
+            *(usd(*both) for both in one["equivalent_usd"].values()),
         ]
         for one in records
     ]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    table = [
-        "  ".join(
-            cell.ljust(width) if i < len(by) else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in [head, *rows]
-    ]
+    table = aligned(head, rows, left=len(by))
     ranges = any(low != high for one in records for low, high in [one["actual_usd"], *one["equivalent_usd"].values()])
     notes = [f"{entry.name}: {entry.source}, {entry.date}." for entry in models.values()]
     return [*table, *([RANGE] if ranges else []), *notes]
-
-
-def money(both: Sequence[float]) -> str:
-    low, high = both
-    return f"${high:.4f}" if low == high else f"${low:.4f} to ${high:.4f}"

@@ -11,15 +11,37 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Self
+
+from worker.errors import Permanent
+from worker.exits import Exit
 
 log = logging.getLogger(__name__)
 
 PARENT = "DEVSTRAL_FIX_PARENT_PID"
 PR_SET_PDEATHSIG = 1
+LIFE = 60.0  #: seconds after which a child counts as one that works
+REFUSALS = 5  #: ends in a row, each before LIFE, by which a child says that it can't run; with pauses some 15 seconds
+READY_SECONDS = 60.0
+
+
+class NotStarted(Permanent):
+    """The children could not be started; the message says why."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A child that was given up: it ended again and again for its settings, or for what it needs and can't have."""
+
+    child: str
+    exit: Exit
+
+    def __str__(self) -> str:
+        why = "its settings can't be used" if self.exit is Exit.USAGE else "what it needs is missing or refuses"
+        return f"{self.child} ended {REFUSALS} times at once with exit status {self.exit.value} ({why}): see its log"
 
 
 def die_with_parent() -> None:
@@ -43,13 +65,26 @@ class Child:
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     started: float = field(default=0.0, init=False)
     restarts: int = field(default=0, init=False)
+    refusals: int = field(default=0, init=False)
 
 
 class Supervisor:
-    """Use as a context manager. A child that dies is started again after a pause that grows to half a minute."""
+    """Use as a context manager. A child that dies is started again after a pause that grows to half a minute; one that
+    keeps saying that it can't run is given up: `refused` holds it, and `gave_up` is called."""
 
-    def __init__(self, children: Sequence[Child], *, env: Mapping[str, str], cwd: Path, grace: float = 30.0) -> None:
+    def __init__(
+        self,
+        children: Sequence[Child],
+        *,
+        env: Mapping[str, str],
+        cwd: Path,
+        grace: float = 30.0,
+        gave_up: Callable[[], None] = lambda: None,
+    ) -> None:
         self.children = list(children)
+        self.refused: Refusal | None = None
+        self._gave_up = gave_up
+        self._failure: Exception | None = None
         self._env = {**env, PARENT: str(os.getpid())}
         self._cwd = cwd
         self._grace = grace
@@ -60,7 +95,11 @@ class Supervisor:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        self._ready.wait()
+        started = self._ready.wait(READY_SECONDS)
+        if not started or self._failure is not None:
+            self._stop.set()
+            why = self._failure or f"they were not there within {READY_SECONDS:.0f} s"
+            raise NotStarted(f"the processes can't be started: {why}") from self._failure
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,8 +134,14 @@ class Supervisor:
         child.started = time.monotonic()
 
     def _run(self) -> None:
-        for child in self.children:
-            self._start(child)
+        try:
+            for child in self.children:
+                self._start(child)
+        except OSError as error:
+            self._failure = error
+            self._end()
+            self._ready.set()
+            return
         self._ready.set()
         while not self._stop.wait(0.5):
             for child in self.children:
@@ -108,10 +153,18 @@ class Supervisor:
         code = child.process.poll()
         pause = min(30.0, 0.5 * 2.0**child.restarts)
         if code is None:
-            if time.monotonic() - child.started > 60:
-                child.restarts = 0
+            if time.monotonic() - child.started > LIFE:
+                child.restarts = child.refusals = 0
+        elif child.refusals >= REFUSALS:
+            return
         elif time.monotonic() - child.started >= pause:
             child.restarts += 1
+            child.refusals = child.refusals + 1 if code in (Exit.USAGE, Exit.UNAVAILABLE) else 0
+            if child.refusals >= REFUSALS:
+                self.refused = Refusal(child=child.name, exit=Exit(code))
+                log.error("child_given_up", extra={"child": child.name, "exit_status": code})
+                self._gave_up()
+                return
             log.warning("child_restarted", extra={"child": child.name, "exit_status": code})
             self._start(child)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from worker import wakes
 from worker.observe import Watch
-from worker.runs import budgets, notifications, quarantine, requests, setups, states
-from worker.runs.budgets import DayLimits
+from worker.runs import budget_words, budgets, notifications, quarantine, requests, setups, states
+from worker.runs.accounts import DayLimits
 from worker.store import lanes, queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
@@ -70,7 +70,7 @@ class Sweep:
         with self.store.transaction() as session:
             budgets.release_stale(session)
             budgets.refresh(session, self.days)
-            budgets.tell_used_up(session)
+            budget_words.tell_used_up(session)
         with self.store.transaction() as session:
             for kept in quarantine.judge(session, hours=self.quarantine_hours):
                 log.warning("quarantined", extra={"repository": kept.repository, "issue": kept.issue_number})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -11,25 +10,19 @@ import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from worker import compose, logs
 from worker.adapters.embedded import Postgres, RedisServer
 from worker.errors import SettingsError
+from worker.exits import Exit
 from worker.migrate import migrate
 from worker.observe.exposition import address
+from worker.servers import Servers, announced
 from worker.settings import PREFIX, Settings
 from worker.supervisor import Child, Supervisor
 
 ROLES = ("default", "cpu", "gpu")
-SERVERS = "servers.json"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Servers:
-    database_url: str
-    redis_url: str
 
 
 @contextmanager
@@ -93,29 +86,9 @@ def check(settings: Settings, port: int) -> None:
             raise SettingsError(f"port {port} can't be used: {error}; choose another with --port 8081") from error
 
 
-def running_servers(data_dir: Path) -> Servers | None:
-    """The servers of an `up` that runs over `data_dir` now."""
-    try:
-        return Servers(**json.loads((data_dir / SERVERS).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-@contextmanager
-def announced(data_dir: Path, servers: Servers) -> Iterator[None]:
-    """Lets commands of the same user find the servers; the file holds their passwords, so it is private."""
-    file = data_dir / SERVERS
-    file.unlink(missing_ok=True)
-    with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as out:
-        json.dump(asdict(servers), out)
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)
-
-
-def up(settings: Settings, *, port: int) -> int:
-    """Run until SIGINT or SIGTERM; returns 0 after an orderly stop."""
+def up(settings: Settings, *, port: int) -> Exit:
+    """Run until SIGINT or SIGTERM; returns the exit status: done after an orderly stop, else that of the process that
+    can't run."""
     logs.configure(settings.log_level)
     check(settings, port)
     print(f"isolation={settings.isolation.value}; model {settings.need('model')}", file=sys.stderr)
@@ -135,6 +108,9 @@ def up(settings: Settings, *, port: int) -> int:
         # Longer than a worker takes to end by itself, whatever hangs in it.
         grace = settings.shutdown_grace_seconds + 15
         programs = listening(children(port), settings.metrics_listen)
-        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace):
+        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace, gave_up=stop.set) as supervisor:
             stop.wait()
-    return 0
+    if supervisor.refused is None:
+        return Exit.DONE
+    print(f"devstral-fix: {supervisor.refused}", file=sys.stderr)
+    return supervisor.refused.exit

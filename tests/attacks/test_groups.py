@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import Session
+from tests.alive import alive, end, gone_after, wait_for
 from tests.attacks import removal
-from tests.attacks.alive import alive, end, gone_after, wait_for
 from tests.attacks.probes import ALLOCATE, BURN, FORKS, SPREAD, inside
 from tests.attacks.test_left_alive import hiding, left_outside
 from tests.attacks.test_limits import BOUNDED_FORKS, LITTLE, MANY, QUOTAS, above, attempt

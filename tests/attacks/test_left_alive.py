@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from agent.protocols import ExecStatus
-from tests.attacks.alive import alive, end, gone_after, wait_for
+from tests.alive import alive, end, gone_after, wait_for
 from tests.attacks.probes import root
 from tests.sandboxes import sh
 from worker.adapters.sandbox import exec_server, persistent, process

@@ -11,8 +11,8 @@ from collections.abc import Callable
 import pytest
 
 from agent.protocols import ExecStatus
+from tests.alive import alive
 from tests.attacks import removal
-from tests.attacks.alive import alive
 from tests.attacks.probes import ALLOCATE, BOMB, BURN, FORKS, SPREAD, inside, outside, refused_too
 from tests.sandboxes import sh
 from worker.adapters.sandbox import command

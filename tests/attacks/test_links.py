@@ -13,7 +13,7 @@ import pytest
 
 from agent.hygiene import check
 from agent.protocols import ExecStatus, Isolation
-from tests.attacks.alive import wait_for
+from tests.alive import wait_for
 from tests.attacks.probes import refused_too, root
 from tests.sandboxes import git, sh
 from worker.errors import BadPatch

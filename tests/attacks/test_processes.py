@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import ExecStatus
+from tests.alive import alive, wait_for
 from tests.attacks import removal
-from tests.attacks.alive import alive, wait_for
 from tests.attacks.probes import (
     CGROUP_PATHS,
     ENVIRONMENTS,

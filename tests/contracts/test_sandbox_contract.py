@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
+from tests.alive import alive
 from tests.container_places import CONTAINERS, with_containers
 from tests.sandboxes import Place, git, place, sh
 from worker.errors import BadPatch, IsolationMissing, Permanent, SandboxUnavailable
@@ -43,20 +44,6 @@ def shared(backend):
 def session(backend):
     with backend.session() as session:
         yield session
-
-
-def alive(marker: str) -> list[str]:
-    """Host processes whose command line holds `marker`, our own test apart."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            try:
-                command = (entry / "cmdline").read_bytes()
-            except OSError:
-                continue
-            if marker.encode() in command:
-                found.append(entry.name)
-    return found
 
 
 def test_a_backend_names_its_level_and_capabilities(backend):

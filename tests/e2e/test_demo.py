@@ -52,6 +52,6 @@ def test_one_byte_that_differs_fails_the_demo(tmp_path):
     assert changed.read_text() != script
     done = demo("--model", f"scripted:{changed}", cwd=Path(__file__).parents[2])
     result = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 4
+    assert done.returncode == 1
     assert (result["state"], result["outcome"]) == ("failed", None)
     assert "differs from what the script expects" in done.stdout

@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tests.faults import outside, processes, removal, servers, soak, workers
-from tests.faults.site import DebianRedis, Site, debian_redis
+from tests.faults.backing import DebianRedis, debian_redis
+from tests.faults.site import Site
 from tests.faults.table import Fault, Result, at_once, one_by_one
 from worker.demo.github_double.emulator import EmulateMissing
 from worker.errors import SettingsError

@@ -1,4 +1,4 @@
-"""Everything that a row of the table works against: real servers, the GitHub double, the model server, processes.
+"""Everything that a row of the table works against: the servers of `backing`, and the service's processes on them.
 
 One site serves many rows; each row has issues of its own. Leases are short (by settings), so that recovery is quick.
 """
@@ -9,7 +9,6 @@ import contextlib
 import itertools
 import os
 import secrets
-import shutil
 import signal
 import threading
 import time
@@ -17,32 +16,20 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import psycopg
-import redis
-from psycopg.rows import dict_row
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from tests.faults import processes
-from tests.faults.model_server import ModelServer, Plan
+from tests.faults.backing import FILES, REPOSITORIES, Backing
+from tests.faults.model_server import Plan
 from tests.faults.processes import Process, Short, until
-from worker.adapters.embedded import Postgres, RedisServer, place, server
-from worker.adapters.embedded.server import Command
-from worker.demo.github_double import GitHubDouble
-from worker.migrate import migrate
+from worker.adapters.embedded import RedisServer
 from worker.settings import PREFIX
 from worker.up import free_port
 
 LEASE_SECONDS, SWEEP_SECONDS = 3.0, 0.5
 LABEL = "devstral-fix"
-FILES = {
-    "answer.txt": "broken\n",
-    "check.sh": "if [ -e slow ]; then sleep $(cat slow); fi\ngrep -q fixed answer.txt\n",
-    ".devstral-fix.yml": "test: sh check.sh\nsetup: false\n",
-}
-REPOSITORIES = ("acme/one", "acme/two", "acme/three")
 ROOT = Path(__file__).resolve().parents[2]
 PLUGIN = Path(__file__).parent / "plugin"
 FINAL = ("delivered", "failed", "cancelled")
@@ -52,19 +39,6 @@ STANDARD = ("api", "default", "cpu", "gpu", "beat")
 def lease_seconds() -> float:
     """Longer where the machine is busy: a heartbeat that comes late must not look like a fault."""
     return LEASE_SECONDS * processes.patience
-
-
-class DebianRedis(RedisServer):
-    """The distribution's Redis, where it is installed, with the settings of the embedded one."""
-
-    def _prepare(self, base: Path) -> Command:
-        command = super()._prepare(base)
-        return Command([str(debian_redis()), "-"], stdin=command.stdin)
-
-
-def debian_redis() -> Path | None:
-    found = shutil.which("redis-server")
-    return None if found is None else Path(found)
 
 
 @dataclass
@@ -79,43 +53,16 @@ class Case:
     cut: list[tuple[float, float, str]] = field(default_factory=list)
 
 
-class Site:
+class Site(Backing):
     def __init__(self, root: Path, *, redis_kind: type[RedisServer] = RedisServer) -> None:
-        self.root = root
+        super().__init__(root, redis_kind=redis_kind)
         self._names = itertools.count(1)
-        self._numbers: dict[str, int] = {}
-        self._stack = contextlib.ExitStack()
         self.processes: dict[str, Process] = {}
-        self.cuts: list[tuple[float, float, str]] = []
         self.lock = threading.Lock()
         self.plugin = ""  # of every process that is not told another
-        root.mkdir(mode=0o711)
-        with contextlib.ExitStack() as starting:
-            self.double = starting.enter_context(GitHubDouble(root / "github"))
-            self.model = ModelServer()
-            starting.callback(self.model.stop)
-            self.postgres = Postgres(root / "postgres", durable=False)
-            starting.callback(place.remove, root / "postgres")
-            starting.callback(self.postgres.stop)
-            server.START_SECONDS = 60 * processes.patience
-            self.database_url = self.postgres.start()
-            self.redis = redis_kind(root / "redis")
-            starting.callback(place.remove, root / "redis")
-            starting.callback(self.redis.stop)
-            self.redis_url = self.redis.start()
-            migrate(self.database_url)
-            for repository in REPOSITORIES:
-                self.double.create_repository(repository, FILES)
-            starting.callback(self.end)
-            self._stack = starting.pop_all()
+        self._stack.callback(self.end)
         self.port = free_port()
         self.double.receiver_url = f"http://127.0.0.1:{self.port}/webhooks/github"
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stack.close()
 
     # -- processes
 
@@ -224,7 +171,7 @@ class Site:
             process.stop(15)
         self.processes.clear()
 
-    # -- faults of servers
+    # -- what was taken away
 
     def cut(self, what: str, since: float, *cases: Case) -> None:
         """From `since` until now a worker or a server was taken away (of these cases; else of all)."""
@@ -235,53 +182,7 @@ class Site:
         else:
             self.cuts.append(span)
 
-    def kill_redis(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(int(self.redis_client().info("server")["process_id"]), signal.SIGKILL)
-        until("Redis is gone", 10, lambda: not self._pings())
-
-    def start_redis(self) -> None:
-        self.redis.start()
-
-    def redis_client(self) -> redis.Redis:
-        return redis.Redis.from_url(self.redis_url, retry=Retry(NoBackoff(), 0), socket_timeout=5)
-
-    def _pings(self) -> bool:
-        client = self.redis_client()
-        try:
-            return bool(client.ping())
-        except (redis.ConnectionError, redis.TimeoutError):
-            return False
-        finally:
-            client.close()
-
-    def redis_version(self) -> str:
-        return str(self.redis_client().info("server")["redis_version"])
-
-    def waiting_workers(self) -> int:
-        """Workers that wait for a message of Redis right now."""
-        try:
-            return int(self.redis_client().info("clients")["blocked_clients"])
-        except (redis.ConnectionError, redis.TimeoutError):
-            return 0
-
-    def restart_postgres(self, number: signal.Signals = signal.SIGINT) -> None:
-        base = place.base_for(self.postgres.data_dir)
-        pid = int((base / "data" / "postmaster.pid").read_text().split()[0])
-        since = time.time()
-        os.kill(pid, number)
-        until("Postgres is gone", 20, lambda: not Path(f"/proc/{pid}").exists() or _ended(pid))
-        self.postgres.start()
-        self.cut("Postgres restarted", since)
-
     # -- what is asked and what became of it
-
-    def sql(self, statement: str, *parameters: object) -> list[dict[str, Any]]:
-        with psycopg.connect(
-            self.database_url.replace("+psycopg", ""), autocommit=True, row_factory=dict_row, connect_timeout=5
-        ) as connection:
-            cursor = connection.execute(statement, parameters)  # type: ignore[arg-type]
-            return cursor.fetchall() if cursor.description else []
 
     def submit(
         self, kind: str, *, plan: Plan | None = None, label: bool = True, alone: bool = False, state: str = "delivered"
@@ -357,10 +258,3 @@ class Site:
                 case.repository,
                 case.number,
             )
-
-
-def _ended(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,6 +38,24 @@ def store(shared_store: Store) -> Store:
     with shared_store.transaction() as session:
         session.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     return shared_store
+
+
+@pytest.fixture
+def ask(store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
+    """A command over the store's database, in an empty directory: what it said, once its exit status is `status`."""
+    from click.testing import CliRunner
+
+    from worker.cli import cli
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEVSTRAL_FIX_DATABASE_URL", store.engine.url.render_as_string(hide_password=False))
+
+    def ask(*arguments: str, status: int = 0) -> str:
+        done = CliRunner().invoke(cli, arguments)
+        assert done.exit_code == status, done.output
+        return done.output
+
+    return ask
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from decimal import Decimal
 
 import pytest
 
-from agent.types import Outcome, Usage
+from agent.outcome import Outcome
+from agent.types import Usage
 from tests.factories import queue_run
 from tests.integration.test_budgets import _until_someone_waits
 from worker.runs import batches, ledger, states

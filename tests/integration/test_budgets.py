@@ -17,8 +17,8 @@ from api import views
 from tests.factories import queue_run
 from worker.errors import LeaseLost, ModelUnavailable
 from worker.heartbeat import Holding
-from worker.runs import batches, budgets, ledger, states, totals
-from worker.runs.budgets import Amount, DayLimits, Limited
+from worker.runs import batches, budget_words, budgets, ledger, states, totals
+from worker.runs.accounts import Amount, DayLimits, Limited
 from worker.stages.journal import LeasedJournal, NoRoom
 from worker.store.models import Run, RunState, Spend
 from worker.store.money import Account, Reservation, Scope
@@ -175,7 +175,8 @@ def test_a_refusal_names_the_budget_and_sets_nothing_aside(store, lease):
     refusal = reserve(store, lease, 2, amount("0.05"), repository=Decimal(5))
     assert refusal is not None
     assert refusal.why == (
-        "budget: repository acme/textkit today: $4.98 of $5.00 used, $0.02 reserved; the next call may need $0.0500"
+        "budget: repository acme/textkit today: $4.9800 of $5.0000 used, $0.0200 reserved; "
+        "the next call may need $0.0500"
     )
     assert (refusal.passing, refusal.first, refusal.scope) == (False, False, Scope.REPOSITORY)
     assert account(store, Scope.RUN).reserved_usd == Decimal("0.02")
@@ -223,7 +224,7 @@ def test_a_used_up_budget_holds_queued_runs_until_it_is_raised_or_a_new_day_begi
 
     assert not claimable()
     with store.transaction() as session:
-        assert budgets.held(session, session.get_one(Run, same)) == (
+        assert budget_words.held(session, session.get_one(Run, same)) == (
             "held: today's budget of acme/textkit is used up; goes on at 00:00 UTC"
         )
     Sweep(store=store, send=lambda _: None, days=DayLimits(repository=Decimal("0.055")))()
@@ -307,7 +308,10 @@ def test_a_run_that_did_something_ends_and_one_that_did_nothing_waits_in_the_que
     with ours.reserve(0, 5000, 1000):
         pass
     ours.spend(0, Usage(prompt=5000), 0.05, 0.1)
-    with pytest.raises(LimitsExceeded, match=r"everything today: \$0.05 of \$0.10 used"), ours.reserve(1, 5000, 1000):
+    with (
+        pytest.raises(LimitsExceeded, match=r"everything today: \$0.0500 of \$0.1000 used"),
+        ours.reserve(1, 5000, 1000),
+    ):
         pass
 
 

@@ -9,9 +9,10 @@ from datetime import timedelta
 import pytest
 from sqlalchemy import func, select, text, update
 
+from agent.outcome import Evidence, Outcome
+from agent.outcome import TestOutcome as Judged
 from agent.protocols import Captured, ExecResult, ExecStatus
-from agent.types import Evidence, ExitStatus, Outcome
-from agent.types import TestOutcome as Judged
+from agent.types import ExitStatus
 from tests.factories import issue_request
 from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
 from worker.adapters.repos import GitRepositories
@@ -159,6 +160,8 @@ LOST = ForgeUnavailable("502 from GitHub")
     ids=["before-pr", "after-pr", "before-check", "after-check", "before-comment", "after-comment", "everything"],
 )
 def test_a_lost_answer_doubles_nothing(world, faults):
+    """A check run whose answer was lost: red without the look for it. A push of ours is known by its note and by the
+    commit that is made anew: red where neither is asked."""
     world.verified()
     world.forge.faults = faults
     world.deliver(world.run_id)
@@ -372,6 +375,7 @@ def test_a_run_cancelled_before_its_push_pushes_nothing(world, monkeypatch):
 
 
 def test_a_branch_left_by_a_cancelled_run_is_ours_to_replace(world, monkeypatch):
+    """Red without `note_push`."""
     world.verified()
     cancelling(world, monkeypatch, "find_pull_request", told_first=False)
     first = world.head
@@ -388,6 +392,21 @@ def test_an_earlier_run_s_pull_request_stays_open_when_a_later_run_is_cancelled(
     (pull,) = world.github.pull_requests
     assert pull.state == "open"
     assert f"{pull.url} is of an earlier run and stays open" in world.comments()[0]
+
+
+def test_a_pull_request_of_a_person_from_our_branch_stays_as_it_is(world, monkeypatch):
+    """Red without the run's marker in `after_the_end`: it would be closed with our words on it."""
+    world.deliver(world.verified())
+    ours = world.github.pull_requests[0]
+    world.github.pull_requests[0] = ours.model_copy(update={"state": "closed"})
+    theirs = world.forge.open_pull_request(
+        title="mine now", body="I took it over.", head=ours.head_branch, base="main", draft=False
+    )
+    world.verified(content="better\n")
+    cancelling(world, monkeypatch, "git_token", told_first=False)
+    assert world.run.state is RunState.CANCELLED
+    assert world.github.pull_requests[1] == theirs
+    assert theirs.url not in world.comments()[0]
 
 
 def test_a_shutdown_hands_a_delivery_on_without_a_pause(world, monkeypatch):

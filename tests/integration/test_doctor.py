@@ -7,7 +7,10 @@ import os
 import subprocess
 import sys
 
+from worker.runs import pausing
+from worker.servers import Servers, announced
 from worker.settings import PREFIX
+from worker.store.session import Store
 
 
 def doctor(folder, *arguments: str, **variables: str):
@@ -44,6 +47,23 @@ def test_this_machine(tmp_path, database_url, redis_url):
         assert statuses[name] == "ok", said["service"]
     assert "not shown" not in done.stdout
     assert not (tmp_path / "not").exists()
+
+
+def test_the_servers_of_up_are_found_and_a_pause_is_shown(tmp_path, database_url, redis_url):
+    """Leaving `located` out of the command turns this red."""
+    store = Store(database_url)
+    with store.transaction() as session:
+        pausing.pause(session, by="ann", reason="new GPUs", at_once=False)
+        pausing.pause(session, by="bob", reason=None, repository="acme/shop", at_once=False)
+    store.close()
+    with announced(tmp_path, Servers(database_url=database_url, redis_url=redis_url)):
+        done = doctor(tmp_path, "--isolation=basic", DATA_DIR=str(tmp_path))
+    assert "ok      database: reachable" in done.stdout
+    assert "ok      redis: reachable" in done.stdout
+    assert "warn    pause: paused by ann: new GPUs\n        mend: devstral-fix resume\n" in done.stdout
+    assert "pause: paused acme/shop by bob\n        mend: devstral-fix resume --repository acme/shop\n" in done.stdout
+    alone = doctor(tmp_path, "--isolation=basic", DATA_DIR=str(tmp_path))
+    assert "database: not configured" in alone.stdout
 
 
 def test_what_is_wrong_is_told_and_no_secret_with_it(tmp_path, empty_database_url):

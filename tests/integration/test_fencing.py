@@ -9,7 +9,8 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text, update
 
-from agent.types import ExitStatus, Outcome
+from agent.outcome import Outcome
+from agent.types import ExitStatus
 from tests.factories import queue_run
 from tests.integration.test_ledger import EVIDENCE, PATCH, STEP
 from tests.integration.test_ledger import book as book_call
@@ -97,7 +98,7 @@ LATE = {
 @pytest.mark.parametrize("write", LATE.values(), ids=LATE)
 @pytest.mark.parametrize("stage", ["pursue", "verify", "deliver"])
 def test_a_late_worker_writes_nothing_anywhere(store, stage, write):
-    """Leaving the token out of the condition in `states.write` or in `states.advance` turns these red."""
+    """Red without the lease in the condition of `states.write`, or, for moves that are legal, of `states.advance`."""
     run_id = queued(store)
     late = claim(store)
     if stage != "pursue":
@@ -134,7 +135,7 @@ def test_a_late_worker_neither_renews_the_lease_nor_writes_where_its_steps_begin
 
 
 def test_each_stage_has_all_its_tries_and_each_lost_lease_counts_once(store):
-    """Not setting `attempt` back turns this red: the third lost lease would fail the run."""
+    """Red where a stage does not set `attempt` back: the third lost lease would fail the run."""
     run_id = queued(store)
     for _ in range(2):
         claim(store)
@@ -161,7 +162,7 @@ def test_each_stage_has_all_its_tries_and_each_lost_lease_counts_once(store):
 
 
 def test_a_stage_whose_lease_ran_out_is_the_sweeps_first(store):
-    """Otherwise a takeover would go uncounted, and a run that kills its workers would never end."""
+    """Red where a claim takes it: the takeover would go uncounted, and a run that kills its workers would never end."""
     run_id = queued(store)
     conclude(store, claim(store))
     claim_stage(store, run_id, "verify")

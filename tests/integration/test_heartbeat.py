@@ -57,7 +57,7 @@ def listening():
 
 
 def test_one_statement_renews_all_and_tells_which_were_lost(store, heartbeat, listening):
-    """Leaving the token out of the statement turns this red: the lost one would be renewed for its new owner."""
+    """Red without the token in the statement: the lost one would be renewed for its new owner."""
     leases = [claimed(store, n) for n in range(1, 6)]
     taken, cancelled = leases[1], leases[3]
     with store.transaction() as session:
@@ -88,7 +88,7 @@ def test_one_statement_renews_all_and_tells_which_were_lost(store, heartbeat, li
 
 
 def test_the_database_gone_for_a_lease_means_that_it_is_lost(store):
-    """The lease-clock is what stops the work: without it the holding is never told."""
+    """Red without the lease-clock: the holding would never be told."""
     store_gone = Store(NOBODY)
     heartbeat = Heartbeat(store_gone, seconds=1.0)
     lease = claimed(store, seconds=1.0)
@@ -119,7 +119,7 @@ def test_a_beat_that_hangs_in_the_database_keeps_nobody_from_hearing_of_it(store
 
 
 def test_a_dead_engine_does_not_beat_and_what_it_holds_is_given_up(store):
-    """Not asking `healthy` turns this red."""
+    """Red without asking `healthy`."""
     alive = threading.Event()
     alive.set()
     heartbeat = Heartbeat(store, seconds=2.0)

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
 
 import pytest
@@ -13,11 +14,10 @@ from sqlalchemy import text, update
 
 from agent.protocols import Isolation
 from agent.tokens import TokenCounter
-from agent.types import Limits, Price
 from tests.factories import queue_run
 from tests.fake_openai_server import FakeOpenAIServer, Reply
 from tests.fakes import call, say
-from tests.integration.test_pursue import WRITE, World, taken_over_during
+from tests.integration.world import WRITE, World, taken_over_during
 from tests.worker_processes import processes, wait_until
 from worker.adapters.models import open_model
 from worker.adapters.sandbox import BwrapSandbox
@@ -26,12 +26,10 @@ from worker.heartbeat import Heartbeat
 from worker.holding import Interruption
 from worker.runs import requests, states
 from worker.shutdown import Shutdown
-from worker.stages.attempt import Solver
-from worker.stages.pursue import Pursue
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
 from worker.store.models import Run, RunState, Spend, Step
-from worker.store.notices import Listener
+from worker.store.pg_notify import Listener
 
 SLACK_SECONDS = (
     10.0  # for a machine that does much else: without a notice it would be an hour, without an abort for ever
@@ -48,6 +46,16 @@ def world(store, tmp_path):
     world.heartbeat.close()
 
 
+@contextmanager
+def meanwhile(world, work, *arguments):
+    """The work in a thread of its own. Whatever of it is left at the end is broken off: a test that fails must end."""
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            yield pool.submit(work, *arguments)
+        finally:
+            world.heartbeat.interrupt_all()
+
+
 def cancelled_at(world) -> float:
     with world.store.transaction() as session:
         requests.cancel(session, world.run_id, by="ann")
@@ -55,14 +63,15 @@ def cancelled_at(world) -> float:
 
 
 def test_a_model_call_in_flight_is_aborted_and_its_server_sees_it(world):
-    with FakeOpenAIServer(Reply(hang="before")) as server, ThreadPoolExecutor(1) as pool:
+    """Red without the notice, as are the two below that cancel."""
+    with FakeOpenAIServer(Reply(hang="before")) as server:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
-        pursuing = pool.submit(pursue(world, model, world.sandbox))
-        assert server.hanging.wait(30)
-        asked = cancelled_at(world)
-        assert server.disconnected.wait(SLACK_SECONDS), "the connection stayed open"
-        pursuing.result(30)
-        print(f"stopped after {time.monotonic() - asked:.2f} s")
+        with meanwhile(world, world.pursuer(model)) as pursuing:
+            assert server.hanging.wait(30)
+            asked = cancelled_at(world)
+            assert server.disconnected.wait(SLACK_SECONDS), "the connection stayed open"
+            pursuing.result(30)
+            print(f"stopped after {time.monotonic() - asked:.2f} s")
         model.close()
     assert (world.run.state, world.run.reason) == (RunState.CANCELLED, "cancelled by ann")
 
@@ -71,38 +80,17 @@ def test_a_running_command_is_killed(world, tmp_path):
     tmp_path.chmod(0o711)
     word = f"901.{time.monotonic_ns() % 10**9:09d}"
     command = Reply(calls=((None, "bash", json.dumps({"command": f"sleep {word}"})),))
-    with FakeOpenAIServer(command) as server, ThreadPoolExecutor(1) as pool:
+    with FakeOpenAIServer(command) as server:
         model = open_model(f"openai:{server.url}#m", counter=TokenCounter(None))
-        sandbox = BwrapSandbox(tmp_path / "sandboxes", isolation=Isolation.BASIC, objects=world.repositories)
-        pursuing = pool.submit(pursue(world, model, sandbox))
-        wait_until(lambda: processes(word))
-        asked = cancelled_at(world)
-        wait_until(lambda: not processes(word), SLACK_SECONDS)
-        print(f"stopped after {time.monotonic() - asked:.2f} s")
-        pursuing.result(30)
+        world.sandbox = BwrapSandbox(tmp_path / "sandboxes", isolation=Isolation.BASIC, objects=world.repositories)
+        with meanwhile(world, world.pursuer(model)) as pursuing:
+            wait_until(lambda: processes(word))
+            asked = cancelled_at(world)
+            wait_until(lambda: not processes(word), SLACK_SECONDS)
+            print(f"stopped after {time.monotonic() - asked:.2f} s")
+            pursuing.result(30)
         model.close()
     assert world.run.state is RunState.CANCELLED
-
-
-def pursue(world, model, sandbox) -> Pursue:
-    solver = Solver(
-        model=model,
-        sandbox=sandbox,
-        repositories=world.repositories,
-        limits=Limits(),
-        price=Price(prompt=1.0, completion=2.0),
-    )
-    return Pursue(
-        store=world.store,
-        heartbeat=world.heartbeat,
-        solver=solver,
-        repositories=world.repositories,
-        layers=world.layers,
-        send=world.sent.append,
-        profile="small-24b",
-        lease_seconds=60,
-        stopping=world.stopping,
-    )
 
 
 class HangingSandbox:
@@ -144,8 +132,7 @@ def test_a_verification_ends_when_its_run_is_cancelled_and_writes_nothing(world)
         lease_seconds=60,
     )
     world.sent.clear()
-    with ThreadPoolExecutor(1) as pool:
-        verifying = pool.submit(verify, world.run_id)
+    with meanwhile(world, verify, world.run_id) as verifying:
         assert sandbox.running.wait(30)
         cancelled_at(world)
         verifying.result(SLACK_SECONDS)

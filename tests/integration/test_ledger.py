@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 
-from agent.types import Action, Evidence, FileChange, Patch, Step, ToolCall, Usage
-from agent.types import TestOutcome as Judged
+from agent.outcome import Evidence, FileChange, Patch
+from agent.outcome import TestOutcome as Judged
+from agent.types import Action, Step, ToolCall, Usage
 from tests.factories import COMMIT, TREE, queue_run
 from worker.errors import LeaseLost
 from worker.runs import ledger, states

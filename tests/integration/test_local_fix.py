@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from agent.evidence import Verdict
-from agent.types import AgentResult, FileChange, Patch, Usage
+from agent.outcome import FileChange, Patch
+from agent.types import AgentResult, Usage
 from tests.factories import COMMIT, TREE
 from worker import local
 from worker.demo.github_double.bare import BareRepositories
@@ -104,7 +105,7 @@ def test_apply_reaches_the_whole_work_tree_from_a_subdirectory_and_from_a_hook(r
 def test_a_work_tree_in_the_way_loses_no_patch(repo, script, tmp_path):
     (repo / "textkit" / "wrapping.py").write_text("mine\n")
     done = fix("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--apply", cwd=tmp_path)
-    assert done.returncode == 3
+    assert done.returncode == 1
     assert "+        if line and len(line) + 1 + len(word) > width:" in done.stdout
     assert "outcome: fixed" in done.stderr
     assert "does not apply" in done.stderr
@@ -136,10 +137,10 @@ def test_what_can_not_start_says_why(repo, script, tmp_path):
     empty = tmp_path / "empty.md"
     empty.write_text("\n")
     cases = [
-        (("--repo", plain, "--issue-file", ISSUE, "--model", f"scripted:{script}"), 3, "is not a git repository"),
-        (("--repo", repo, "--issue-file", ISSUE), 3, "DEVSTRAL_FIX_MODEL is not set"),
-        (("--repo", repo, "--issue-file", ISSUE, "--model", "scripted:/nowhere.json"), 3, "No such file"),
-        (("--repo", repo, "--issue-file", ISSUE, "--model", "vllm:x"), 3, "engine"),
+        (("--repo", plain, "--issue-file", ISSUE, "--model", f"scripted:{script}"), 2, "is not a git repository"),
+        (("--repo", repo, "--issue-file", ISSUE), 2, "DEVSTRAL_FIX_MODEL is not set"),
+        (("--repo", repo, "--issue-file", ISSUE, "--model", "scripted:/nowhere.json"), 2, "No such file"),
+        (("--repo", repo, "--issue-file", ISSUE, "--model", "vllm:x"), 2, "engine"),
         (
             ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--output", tmp_path / "no" / "x"),
             2,
@@ -188,7 +189,7 @@ def test_what_the_repository_needs_is_installed_first(repo, script, tmp_path):
     issue = tmp_path / "issue.md"
     issue.write_text(ISSUE.read_text())
     ended = fix("--repo", repo, "--issue-file", issue, "--model", f"scripted:{script}", cwd=tmp_path)
-    assert ended.returncode == 3
+    assert ended.returncode == 1
     assert "set-up: installing" in ended.stderr
     assert "the set-up failed (exit status 7)\ntried" in ended.stderr or "the set-up was refused" in ended.stderr
     skipped = fix("--repo", repo, "--issue-file", issue, "--model", f"scripted:{script}", "--no-setup", cwd=tmp_path)

@@ -118,6 +118,7 @@ def test_one_permit_wakes_all_idle_slots_and_drains_the_queue(store, redis_url, 
 
 
 def test_a_flood_of_permits_is_not_swallowed_by_a_busy_worker(store, redis_url, start):
+    """Red without the gate at the consumer: the busy worker takes and passes on hundreds."""
     queued(store, 12)
     busy = start(slots=6, room=2)
     busy.hear("ready")

@@ -1,114 +1,24 @@
-"""One permit against real Postgres and real git, with a model and a workspace that tests can steer."""
+"""Permits worked on: what becomes of a run, and what its worker writes."""
 
 from __future__ import annotations
 
-import threading
 from decimal import Decimal
-from pathlib import Path
 
 import pytest
 from sqlalchemy import func, select, text, update
 
-from agent.protocols import Isolation, SandboxSpec
 from agent.types import ExitStatus, Limits, Price
-from tests.factories import issue_request
-from tests.fakes import FakeModel, FakeSession, call, say
+from tests.fakes import FakeModel, call, say
+from tests.integration.world import WRITE, World, taken_over_during
 from worker import wakes
-from worker.adapters.layers import DiskLayers
-from worker.adapters.repos import GitRepositories
-from worker.demo.github_double.bare import BareRepositories
-from worker.errors import ModelUnavailable, SandboxUnavailable, ScriptMismatch
-from worker.heartbeat import Heartbeat
+from worker.errors import ModelUnavailable, ScriptMismatch
 from worker.runs import requests, states
-from worker.runs.budgets import DayLimits
-from worker.stages.attempt import Solver
+from worker.runs.accounts import DayLimits
 from worker.stages.pursue import Pursue
 from worker.store import queries
 from worker.store.models import Patch, Run, RunState, Spend, Step
 from worker.store.money import Account, Reservation, Scope
 from worker.sweep import Sweep
-
-WRITE = ("write_file", '{"path": "new.txt", "content": "made\\n"}')
-
-
-class FakeSandbox:
-    """Workspaces are plain directories; `broken` makes opening fail as a real sandbox would."""
-
-    isolation = Isolation.BASIC
-    capabilities: frozenset[str] = frozenset()
-
-    def __init__(self, root: Path) -> None:
-        self._root = root
-        self._count = 0
-        self.broken = False
-
-    def open(self, spec: SandboxSpec) -> FakeSession:
-        if self.broken:
-            raise SandboxUnavailable("the sandbox did not start")
-        self._count += 1
-        work = self._root / f"work-{self._count}"
-        work.mkdir(parents=True)
-        session = FakeSession(work, spec.git_dir)
-        session.reset(spec.tree)
-        return session
-
-
-class World:
-    def __init__(self, store, tmp_path):
-        self.store = store
-        bare = BareRepositories(tmp_path / "origin")
-        self.commit = bare.create("acme/textkit", {"README.md": "hello\n"}, "main")
-        self.repositories = GitRepositories(tmp_path / "repositories", allow_file=True)
-        self.repositories.fetch("acme/textkit", f"file://{bare.path('acme/textkit')}", None)
-        self.layers = DiskLayers(tmp_path / "setups")
-        self.sandbox = FakeSandbox(tmp_path / "workspaces")
-        self.sent: list[wakes.Wake] = []
-        self.stopping = threading.Event()
-        self.heartbeat = Heartbeat(store, seconds=3600)  # beats only when a test says so
-        with store.transaction() as session:
-            self.run_id, _ = requests.start(
-                session,
-                issue_request(),
-                clone_url="u",
-                base_branch="main",
-                base_commit=self.commit,
-                profile="small-24b",
-                max_attempts=2,
-                repository_config={},
-            )
-
-    def pursue(self, *answers) -> None:
-        solver = Solver(
-            model=FakeModel(*answers),
-            sandbox=self.sandbox,
-            repositories=self.repositories,
-            limits=Limits(),
-            price=Price(prompt=1.0, completion=2.0),
-        )
-        Pursue(
-            store=self.store,
-            heartbeat=self.heartbeat,
-            solver=solver,
-            repositories=self.repositories,
-            layers=self.layers,
-            send=self.sent.append,
-            profile="small-24b",
-            lease_seconds=60,
-            stopping=self.stopping,
-        )()
-
-    @property
-    def run(self) -> Run:
-        with self.store.transaction() as session:
-            return session.get_one(Run, self.run_id)
-
-    def count(self, table) -> int:
-        with self.store.transaction() as session:
-            return session.scalar(select(func.count()).select_from(table)) or 0
-
-    def ready_again(self) -> None:
-        with self.store.transaction() as session:
-            session.execute(update(Run).values(not_before=None))
 
 
 @pytest.fixture
@@ -203,16 +113,6 @@ def test_a_worker_that_lost_its_lease_writes_nothing_more(world):
     assert (world.count(Spend), world.count(Step), world.count(Patch)) == (0, 0, 0)
 
 
-def taken_over_during(answer, action):
-    """An answer during which something else happens."""
-
-    def generate(_deadline, _cancel):
-        action()
-        return answer
-
-    return generate
-
-
 def test_cancelling_stops_at_the_next_step_and_keeps_the_diff(world):
     def cancelled() -> None:
         with world.store.transaction() as session:
@@ -252,25 +152,9 @@ def test_a_heartbeat_keeps_the_lease(world):
 
 def limited(world, day: str | None = None, **limits) -> Pursue:
     """A permit under these limits: two calls that each may cost $0.0043 and do cost $0.00012."""
-    solver = Solver(
-        model=FakeModel(call(WRITE), say("done")),
-        sandbox=world.sandbox,
-        repositories=world.repositories,
-        limits=Limits(**limits),
-        price=Price(prompt=1.0, completion=1.0),
-    )
-    return Pursue(
-        store=world.store,
-        heartbeat=world.heartbeat,
-        solver=solver,
-        repositories=world.repositories,
-        layers=world.layers,
-        send=world.sent.append,
-        profile="small-24b",
-        lease_seconds=60,
-        stopping=world.stopping,
-        days=DayLimits(everything=None if day is None else Decimal(day)),
-    )
+    days = DayLimits(everything=None if day is None else Decimal(day))
+    model = FakeModel(call(WRITE), say("done"))
+    return world.pursuer(model, limits=Limits(**limits), price=Price(prompt=1.0, completion=1.0), days=days)
 
 
 @pytest.mark.parametrize("limit", [{"usd": 0.0043}, {"day": "0.0043"}, {"tokens": 4300}])
@@ -290,7 +174,7 @@ def test_a_run_for_whose_first_call_there_is_no_budget_waits_in_the_queue(world)
     limited(world, day="0.001")()
     run = world.run
     assert (run.state, run.calls, run.attempt) == (RunState.QUEUED, 0, 0)
-    assert "budget: everything today: $0.00 of $0.00 used" in run.reason
+    assert "budget: everything today: $0.0000 of $0.0010 used" in run.reason
     world.ready_again()
     limited(world)()
     assert world.run.state is RunState.QUEUED, "held, until the sweep knows of the limit that was raised"

@@ -7,7 +7,7 @@ import itertools
 import pytest
 from sqlalchemy import func, text, update
 
-from agent.types import Outcome
+from agent.outcome import Outcome
 from tests.factories import queue_run
 from worker.runs import quarantine, states
 from worker.store.models import Run, RunState

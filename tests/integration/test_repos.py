@@ -19,7 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from agent.hygiene import check, sections_by_path
-from agent.types import Patch
+from agent.outcome import Patch
 from tests.sandboxes import git, make_source
 from worker.adapters.repos import GitRepositories
 from worker.adapters.repos import git as git_module

@@ -12,15 +12,14 @@ from click.testing import CliRunner
 from sqlalchemy import select, text, update
 
 from agent.protocols import Isolation
-from agent.types import ExitStatus, Limits, Price
+from agent.types import ExitStatus, Limits
 from tests.fakes import FakeModel, call, say
-from tests.integration.test_pursue import WRITE, World
+from tests.integration.world import WRITE, World
 from worker.adapters.sandbox import BwrapSandbox
-from worker.commands.show import described, lines, show_run
+from worker.cli import cli
+from worker.commands.show import described, lines
 from worker.errors import ModelUnavailable
 from worker.runs import states
-from worker.stages.attempt import Solver
-from worker.stages.pursue import Pursue
 from worker.store import queries, trajectories
 from worker.store.models import Run, RunState, Spend, Step
 
@@ -63,24 +62,7 @@ class Takeovers(World):
         model = FakeModel(*answers)
         model.identity, model.alive = identity, alive
         self.models.append(model)
-        solver = Solver(
-            model=model,
-            sandbox=self.sandbox,
-            repositories=self.repositories,
-            limits=limits,
-            price=Price(prompt=1.0, completion=2.0),
-        )
-        Pursue(
-            store=self.store,
-            heartbeat=self.heartbeat,
-            solver=solver,
-            repositories=self.repositories,
-            layers=self.layers,
-            send=self.sent.append,
-            profile="small-24b",
-            lease_seconds=60,
-            stopping=self.stopping,
-        )()
+        self.pursuer(model, limits=limits)()
 
     def killed(self, *answers, **options) -> None:
         """A worker is killed while it waits for the answer after these; its lease runs out and the sweep finds it."""
@@ -152,7 +134,7 @@ def told(model: FakeModel) -> list[str]:
 
 
 def test_a_taken_over_run_goes_on_and_executes_nothing_again(world):
-    """Starting the second attempt with no progress turns this red, in every line."""
+    """Red without the recorded progress: the second attempt would begin anew."""
     world.killed(call(WRITE), bash("echo one >> new.txt; mkdir build; echo x > ../outside || true"))
     world.pursue(bash("cat new.txt"), say("Made it."))
     run = world.run
@@ -322,7 +304,7 @@ def test_money_is_the_runs_whatever_becomes_of_its_steps(world):
 
 
 def test_a_plain_gc_by_hand_loses_no_tree(world):
-    """Leaving `_keep_everything` out turns this red."""
+    """Red without `_keep_everything`."""
     world.killed(call(WRITE))
     git_dir = next((world.repositories._root / "runs").iterdir())
     for path in (git_dir / "objects").rglob("*"):
@@ -358,8 +340,8 @@ def test_after_max_attempts_it_has_failed_and_shows_who_when_and_how(world, monk
     assert "goes on after step 1" in shown
 
     monkeypatch.setenv("DEVSTRAL_FIX_DATABASE_URL", world.store.engine.url.render_as_string(hide_password=False))
-    done = CliRunner().invoke(show_run, [str(world.run_id), "--json"])
+    done = CliRunner().invoke(cli, ["runs", "show", str(world.run_id), "--json"])
     assert json.loads(done.output) == data
-    assert "failed" in CliRunner().invoke(show_run, [str(world.run_id)]).output
-    none = CliRunner().invoke(show_run, ["01990000-0000-7000-8000-000000000000"])
-    assert (none.exit_code, "there is no run" in none.output) == (2, True)
+    assert "failed" in CliRunner().invoke(cli, ["runs", "show", str(world.run_id)]).output
+    none = CliRunner().invoke(cli, ["runs", "show", "01990000-0000-7000-8000-000000000000"])
+    assert (none.exit_code, "there is no run" in none.output) == (1, True)

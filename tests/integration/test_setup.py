@@ -8,8 +8,9 @@ from contextlib import nullcontext
 
 import pytest
 
+from agent.outcome import Outcome, TestOutcome
 from agent.protocols import SandboxLimits
-from agent.types import ExitStatus, Outcome, TestOutcome
+from agent.types import ExitStatus
 from tests.factories import issue_request
 from tests.package_index import NAME, package_index
 from tests.sandboxes import Place, place

@@ -6,11 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
-from sqlalchemy import func, select
+from sqlalchemy import func, select, text
 
 from tests.factories import issue_request
 from tests.fake_forge import BOT, FakeForge
 from tests.integration.test_intake import World
+from tests.worker_processes import wait_until
 from worker import wakes
 from worker.errors import ForgeUnavailable
 from worker.runs import requests, states
@@ -151,7 +152,8 @@ def test_while_github_is_away_the_stop_waits(world):
 
 
 def test_a_close_while_the_issue_is_being_read_is_not_missed(world, monkeypatch):
-    """Two intakes side by side: one has read the issue as open when the other handles the close and finds no run."""
+    """Two intakes side by side: one has read the issue as open when the other handles the close and finds no run. Red
+    without `newest_stop`."""
     read, closed = Event(), Event()
     issue = FakeForge.issue
 
@@ -172,6 +174,32 @@ def test_a_close_while_the_issue_is_being_read_is_not_missed(world, monkeypatch)
         delivery = world.delivery(starting.result(30))
     assert (delivery.state, delivery.reason) == (DeliveryState.IGNORED, "the issue is closed")
     assert world.runs() == []
+
+
+def test_a_close_while_the_run_is_being_written_waits_and_then_cancels_it(world, monkeypatch):
+    """Red without the lock in the start, or in the stop: it finds no run, and one starts for a closed issue."""
+    writing, stopping = Event(), []
+    start = requests.start
+
+    def waits_for_lock() -> bool:
+        with world.store.transaction() as session:
+            return session.scalar(text("SELECT count(*) > 0 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"))
+
+    def slow(*args, **options):
+        writing.set()
+        wait_until(lambda: stopping and (stopping[0].done() or waits_for_lock()))
+        return start(*args, **options)
+
+    monkeypatch.setattr(requests, "start", slow)
+    with ThreadPoolExecutor(2) as pool:
+        starting = pool.submit(world.deliver)
+        assert writing.wait(30)
+        world.issue(state="closed")
+        stopping.append(pool.submit(world.stop))
+        starting.result(60)
+        assert stopping[0].result(60).state is DeliveryState.HANDLED
+    (run,) = world.runs()
+    assert (run.state, run.reason) == (RunState.CANCELLED, "cancelled by ann, who closed the issue")
 
 
 def test_requests_stored_before_there_were_two_kinds_are_readable():

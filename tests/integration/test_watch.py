@@ -10,16 +10,13 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from sqlalchemy import select, update
 
-from agent.types import Limits, Price
 from tests.factories import queue_run
 from tests.fakes import FakeModel, call, say
-from tests.integration.test_pursue import WRITE, World
+from tests.integration.world import WRITE, World
 from worker import wakes
 from worker.errors import ModelUnavailable
 from worker.observe import Metrics, Tracing, Watch
 from worker.runs import batches, states
-from worker.stages.attempt import Solver
-from worker.stages.pursue import Pursue
 from worker.store.models import Run, RunState
 from worker.store.notifications import Notification
 from worker.sweep import Sweep
@@ -47,25 +44,7 @@ def watch(spans):
 
 
 def pursue(world, watch, *answers):
-    solver = Solver(
-        model=FakeModel(*answers),
-        sandbox=world.sandbox,
-        repositories=world.repositories,
-        limits=Limits(),
-        price=Price(prompt=1.0, completion=2.0),
-    )
-    Pursue(
-        store=world.store,
-        heartbeat=world.heartbeat,
-        solver=solver,
-        repositories=world.repositories,
-        layers=world.layers,
-        send=world.sent.append,
-        profile="small-24b",
-        lease_seconds=60,
-        stopping=world.stopping,
-        watch=watch,
-    )()
+    world.pursuer(FakeModel(*answers), watch=watch)()
 
 
 def value(watch, name, **labels):

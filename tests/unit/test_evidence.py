@@ -7,8 +7,9 @@ import itertools
 import pytest
 
 from agent.evidence import decide, judge
+from agent.outcome import Evidence, Outcome, TestOutcome
 from agent.protocols import Captured, ExecResult, ExecStatus
-from agent.types import Evidence, ExitStatus, Outcome, TestOutcome
+from agent.types import ExitStatus
 
 PASSED, FAILED, ERROR, NOT_RUN = TestOutcome.PASSED, TestOutcome.FAILED, TestOutcome.ERROR, TestOutcome.NOT_RUN
 

@@ -12,6 +12,7 @@ from agent.protocols import ExecStatus
 from tests.fakes import workspace
 from worker.gated_sandbox import GatedSession
 from worker.gates import CommandGate, TokenGate
+from worker.observe import Watch
 
 
 def test_trajectories_are_admitted_while_their_mean_contexts_fit():
@@ -24,6 +25,26 @@ def test_trajectories_are_admitted_while_their_mean_contexts_fit():
     assert told.is_set()
     assert gate.room()
     assert gate.load().holding == 1
+
+
+def test_the_wait_of_a_full_gate_ends_when_room_comes_back_and_is_told_with_the_next_admission(monkeypatch):
+    clock, told = [100.0], []
+    monkeypatch.setattr("worker.gates.time.monotonic", lambda: clock[0])
+    gate = TokenGate(lambda: 40, expected=40, waited=told.append)
+    assert gate.enter()
+    clock[0] = 103
+    assert not gate.room()
+    clock[0] = 104
+    assert not gate.enter()
+    assert gate.load().waiting == 1
+    clock[0] = 110
+    gate.leave()
+    assert gate.load().waiting == 0
+    clock[0] = 150  # nobody asked for anything
+    assert gate.enter()
+    assert told == [0.0, 7.0]
+    load = gate.load()
+    assert (load.holding, load.waiting, load.waited, load.waited_seconds) == (1, 0, 1, 7.0)
 
 
 def test_one_is_always_admitted_and_none_is_refused_without_a_capacity():
@@ -48,25 +69,24 @@ def waiting(gate: CommandGate, count: int) -> None:
         pass
 
 
-def test_commands_wait_in_order_and_their_waits_are_counted():
-    gate, order, release = CommandGate(1), [], threading.Event()
+def test_commands_wait_in_order_and_are_told_how_long():
+    gate, order, waits = CommandGate(1), [], []
 
     def command(name: int) -> None:
-        with gate.turn(None):
-            order.append(name)
-
-    with ThreadPoolExecutor(4) as pool:
         with gate.turn(None) as waited:
-            assert waited == 0.0
-            assert not gate.room()
-            for name in range(3):
-                pool.submit(command, name)
-                waiting(gate, name + 1)
-        release.set()
+            order.append(name)
+            waits.append(waited)
+
+    with ThreadPoolExecutor(4) as pool, gate.turn(None) as waited:
+        assert waited == 0.0
+        assert not gate.room()
+        for name in range(3):
+            pool.submit(command, name)
+            waiting(gate, name + 1)
     assert order == [0, 1, 2]
+    assert all(waited > 0 for waited in waits)
     load = gate.load()
-    assert (load.holding, load.waiting, load.waited) == (0, 0, 3)
-    assert load.waited_seconds > 0
+    assert (load.holding, load.waiting) == (0, 0)
 
 
 def test_room_is_told_of_when_the_last_one_that_waited_is_through():
@@ -101,8 +121,8 @@ def session(tmp_path):
 
 
 def test_waiting_is_no_part_of_a_commands_time(session):
-    gate = CommandGate(1)
-    gated = GatedSession(session, gate)
+    gate, watch = CommandGate(1), Watch()
+    gated = GatedSession(session, gate, watch)
     with ThreadPoolExecutor(1) as pool:
         with gate.turn(None):
             asked = time.monotonic()
@@ -110,7 +130,7 @@ def test_waiting_is_no_part_of_a_commands_time(session):
             waiting(gate, 1)
         done = result.result(20)
     assert done.status is ExecStatus.EXIT
-    waited = gate.load().waited_seconds
+    waited = watch.metrics.registry.get_sample_value("devstral_fix_gate_wait_seconds_sum", {"gate": "commands"})
     assert waited > 0
     assert done.seconds <= time.monotonic() - asked - waited
 

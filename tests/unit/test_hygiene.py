@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.hygiene import HygienePolicy, check, is_test_path, printable, sections_by_path, split_tests
-from agent.types import FileChange, Patch
+from agent.hygiene import HygienePolicy, check, is_test_path, printable, sections_by_path
+from agent.outcome import FileChange, Patch
 
 
 def git(cwd: Path, *args: str) -> str:
@@ -227,11 +227,3 @@ def test_test_paths(path: str):
 )
 def test_source_paths(path: str):
     assert not is_test_path(path)
-
-
-def test_tests_and_sources_are_told_apart(repository: Path):
-    write("code.py", b"x\n")(repository)
-    write("tests/test_code.py")(repository)
-    tests, sources = split_tests(patch_of(repository))
-    assert [change.path for change in tests] == ["tests/test_code.py"]
-    assert [change.path for change in sources] == ["code.py"]

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from agent.types import Outcome, Usage
+from agent.outcome import Outcome
+from agent.types import Usage
 from worker.errors import SettingsError
 from worker.observe import Metrics, Tracing
 from worker.observe.exposition import address, exposed
@@ -40,6 +45,13 @@ def test_what_was_counted_is_shown() -> None:
     assert shown['devstral_fix_cost_usd_total{model="m",repository="acme/textkit"}'] == 0.25
     assert shown['devstral_fix_malformed_tool_calls_total{engine="vllm 1",model="m",tool="bash"}'] == 1
     assert not any("secret" in name for name in shown)
+
+
+def test_the_cost_is_a_sum_of_whole_millionths() -> None:
+    metrics = Metrics()
+    for usd in (0.1, 0.2, 0.0000014):
+        metrics.spent("m", "acme/textkit", Usage(), usd)
+    assert scrape(metrics)['devstral_fix_cost_usd_total{model="m",repository="acme/textkit"}'] == 0.300001
 
 
 def test_a_name_that_a_model_invented_is_no_label() -> None:
@@ -125,3 +137,64 @@ def test_tracing_is_off_by_default() -> None:
         off.past("model_call", 1.0)
         assert root.traceparent is None
     off.close()
+
+
+@contextmanager
+def collector() -> Iterator[tuple[str, list[int]]]:
+    """A real server that answers as the list says; its address."""
+    answers: list[int] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(answers.pop(0))
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}", answers
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def sent(here: Tracing, times: int) -> None:
+    for _ in range(times):
+        with here.span("pursue"):
+            pass
+        here._provider.force_flush()  # type: ignore[attr-defined]
+
+
+def events(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records]
+
+
+def test_a_collector_that_refuses_is_told_once_and_so_is_its_recovery(caplog: pytest.LogCaptureFixture) -> None:
+    """Leaving `Telling` out turns this red: each try is a line then."""
+    with collector() as (endpoint, answers):
+        here = Tracing.to(endpoint, role="gpu")
+        answers += [404, 404, 404, 200, 200, 404, 404]
+        sent(here, 3)
+        assert events(caplog) == ["traces_not_sent"]
+        assert "404" in caplog.records[0].why  # type: ignore[attr-defined]
+        sent(here, 2)
+        assert events(caplog) == ["traces_not_sent", "traces_sent_again"]
+        assert caplog.records[1].spans_lost == 3  # type: ignore[attr-defined]
+        sent(here, 2)
+        assert events(caplog)[2:] == ["traces_not_sent"]
+        here.close()
+
+
+def test_a_collector_that_is_away_is_told_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "1")
+    here = Tracing.to("http://127.0.0.1:1", role="gpu")
+    sent(here, 2)
+    assert events(caplog) == ["traces_not_sent"]
+    here.close()
+    assert events(caplog) == ["traces_not_sent"]

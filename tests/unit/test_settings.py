@@ -69,6 +69,50 @@ def test_what_is_no_json_or_no_price_is_told(monkeypatch, name, value):
         Settings.load()
 
 
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("REDIS_URL", "hush"),
+        ("REDIS_URL", "127.0.0.1:6379"),
+        ("REDIS_URL", "http://:hush@h:6379/0"),
+        ("REDIS_URL", "redis:///0"),
+        ("REDIS_URL", "redis://:hush@h:port/0"),
+        ("REDIS_URL", "redis://:hush@h:99999"),
+        ("REDIS_URL", "redis://:hu/sh@h:6379/0"),
+        ("REDIS_URL", "redis://:hush@h/zero"),
+        ("REDIS_URL", "unix://"),
+        ("REDIS_URL", "unix:///run/r.sock?password=hush"),
+        ("DATABASE_URL", "hush"),
+        ("DATABASE_URL", "mysql://u:hush@h/d"),
+        ("DATABASE_URL", "postgresql+asyncpg://u:hush@h/d"),
+        ("DATABASE_URL", "postgresql://u:hush@h"),
+        ("DATABASE_URL", "postgresql://u:hush@/d"),
+        ("DATABASE_URL", "postgresql://u:hush@[h/d"),
+    ],
+)
+def test_a_url_that_is_none_is_told_without_its_password(monkeypatch, name, url):
+    monkeypatch.setenv(f"DEVSTRAL_FIX_{name}", url)
+    with pytest.raises(SettingsError, match=rf"DEVSTRAL_FIX_{name}: .*Example: ") as told:
+        Settings.load()
+    assert "hush" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "url"),
+    [
+        ("REDIS_URL", "redis://h"),
+        ("REDIS_URL", "rediss://u:p%2Fq@h:6380/3?ssl_cert_reqs=required"),
+        ("REDIS_URL", "redis://[::1]:6379/0"),
+        ("REDIS_URL", "unix://:p@/run/redis.sock?db=2"),
+        ("DATABASE_URL", "postgresql://u:p@h/d"),
+        ("DATABASE_URL", "postgresql+psycopg://u:p@/d?host=/run/postgresql&port=5432"),
+    ],
+)
+def test_urls_of_each_kind_are_taken(monkeypatch, name, url):
+    monkeypatch.setenv(f"DEVSTRAL_FIX_{name}", url)
+    assert Settings.load().need(name.lower()) == url
+
+
 def test_limits_are_settable_in_parts(monkeypatch):
     monkeypatch.setenv("DEVSTRAL_FIX_LIMITS", '{"steps": 5}')
     limits = Settings.load().limits

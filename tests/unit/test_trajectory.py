@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from agent.loop import Agent
+from agent.outcome import FileChange, Patch
 from agent.protocols import Isolation, Journal
 from agent.trajectory import FORMAT, JsonlJournal, TrajectoryError, header, load
-from agent.types import ExitStatus, FileChange, Limits, Patch, Price, Sampling, Task, Usage
+from agent.types import ExitStatus, Limits, Price, Sampling, Task, Usage
 from tests.fakes import Answer, FakeModel, FakeSession, call, say, workspace
 from worker.errors import SandboxUnavailable
 

@@ -22,11 +22,12 @@ from sqlalchemy import func, select
 from worker.bench import claims, records, recovery, waiting
 from worker.bench.records import Figure, figure, percentile
 from worker.demo.watch import Progress
+from worker.servers import Servers
 from worker.settings import PREFIX
 from worker.store.models import Delivery
 from worker.store.session import Store
 from worker.supervisor import Child, Supervisor
-from worker.up import Servers, embedded_servers, free_port
+from worker.up import embedded_servers, free_port
 
 COMMAND = "make bench-control-plane"
 SECRET = "bench"  # noqa: S105 - a loopback server's, for a minute

@@ -1,39 +1,78 @@
-"""What commands share: settings, one transaction, exit codes."""
+"""What commands share: settings, one transaction, options, errors as exit statuses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from worker.settings import Settings
+import click
+from pydantic import SecretStr
 
-EXIT_REFUSED = 3  # it could not run: a setting, the machine, the model server
-EXIT_UNSOLVED = 4  # it ran to its end, and the result is not a fix (2 is wrong usage)
+from worker import exits
+from worker.errors import Permanent, ServiceError
+from worker.servers import running_servers
+from worker.settings import Settings
+from worker.table import aligned
+
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one array of a list.")
+BY = click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
+
+
+class NotDone(Permanent):
+    """What was asked for could not be done; the message says why."""
+
+
+class Told(click.ClickException):
+    """One of our errors, as one line and the exit status that belongs to it."""
+
+    def __init__(self, error: ServiceError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+    @property
+    def exit_code(self) -> int:  # type: ignore[override]  # a constant of click's own errors
+        return exits.of(self.error)
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"devstral-fix: {self.message}", file=file, err=file is None)
+
+
+class Commands(click.Group):
+    """A group whose commands may raise our errors."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ServiceError as error:
+            raise Told(error) from error
 
 
 def settings(**overrides: Any) -> Settings:
     return Settings.load(**{k: v for k, v in overrides.items() if v is not None})
 
 
-def database_url() -> str:
-    """The setting, or what an `up` that runs over the same data directory uses."""
-    from worker.up import running_servers
-
-    here = settings()
-    servers = running_servers(here.data_dir) if here.database_url is None else None
-    return here.need("database_url") if servers is None else servers.database_url
+def located(**overrides: Any) -> Settings:
+    """The settings; a server that they don't name is that of an `up` that runs over the same data directory."""
+    here = settings(**overrides)
+    servers = running_servers(here.data_dir)
+    if servers is None:
+        return here
+    found = {
+        "database_url": here.database_url or SecretStr(servers.database_url),
+        "redis_url": here.redis_url or SecretStr(servers.redis_url),
+    }
+    return here.model_copy(update=found)
 
 
 def send(*wakes: Any) -> None:
     """Wake the service, where Redis can be found; without it the sweep does the same later."""
     from worker.queue import Publisher, make_app
-    from worker.up import running_servers
 
-    here = settings()
-    servers = running_servers(here.data_dir) if here.redis_url is None else None
-    if here.redis_url is None and servers is None:
+    here = located()
+    if here.redis_url is None:
         return
-    publisher = Publisher(make_app(here.need("redis_url") if servers is None else servers.redis_url))
+    publisher = Publisher(make_app(here.need("redis_url")))
     for wake in wakes:
         publisher.send(wake)
     publisher.close()
@@ -42,9 +81,48 @@ def send(*wakes: Any) -> None:
 def in_transaction(action: Callable[[Any], Any]) -> Any:
     from worker.store.session import Store
 
-    store = Store(database_url(), pool_size=1)
+    store = Store(located().need("database_url"), pool_size=1)
     try:
         with store.transaction() as session:
             return action(session)
     finally:
         store.close()
+
+
+def show_list(
+    data: Sequence[dict[str, Any]], head: Sequence[str], rows: Sequence[Sequence[str]], *, none: str, as_json: bool
+) -> None:
+    """A list, for programs or for people; `none` is what is said in place of an empty one."""
+    if as_json:
+        click.echo(json.dumps(data))
+    elif not rows:
+        click.echo(f"None: {none}.")
+    else:
+        for line in aligned(head, rows):
+            click.echo(line)
+
+
+class Repository(click.ParamType[str]):
+    name = "owner/repo"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from worker.runs.requests import is_repository
+
+        if not is_repository(str(value)):
+            self.fail(f"{value!r} is not OWNER/REPO, such as acme/shop", param, ctx)
+        return str(value)
+
+
+class Target(click.ParamType[tuple[str, "int | None"]]):
+    """OWNER/REPO, or OWNER/REPO#N: (repository, issue number or None)."""
+
+    name = "owner/repo[#n]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
+        from worker.runs.requests import is_repository
+
+        repository, sign, number = str(value).partition("#")
+        numbered = number.isascii() and number.isdecimal() and 0 < int(number) < 2**31
+        if not is_repository(repository) or (sign and not numbered):
+            self.fail(f"{value!r} is neither OWNER/REPO nor OWNER/REPO#N, such as acme/shop#7", param, ctx)
+        return repository, int(number) if sign else None

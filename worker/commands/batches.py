@@ -9,7 +9,11 @@ from uuid import UUID
 
 import click
 
-from worker.commands.base import in_transaction
+from worker import money
+from worker.commands.base import AS_JSON, BY, NotDone, in_transaction, show_list
+from worker.table import aligned
+
+LARGEST = 10**8  # the ledger's columns hold no more
 
 
 class Usd(click.ParamType[Decimal]):
@@ -20,9 +24,18 @@ class Usd(click.ParamType[Decimal]):
             amount = Decimal(str(value))
         except ArithmeticError:
             self.fail(f"{value!r} is no amount", param, ctx)
-        if not amount.is_finite() or amount < 0:
-            self.fail(f"{value!r} is no amount", param, ctx)
+        if not amount.is_finite() or not 0 <= amount < LARGEST:
+            self.fail(f"{value!r} is no amount: 0 or more, and less than {LARGEST:,}", param, ctx)
         return amount
+
+
+class Name(click.ParamType[str]):
+    name = "name"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if not str(value).strip() or not str(value).isprintable():
+            self.fail("a batch needs a name, in one printable line", param, ctx)
+        return str(value).strip()
 
 
 @click.group(epilog="Example: devstral-fix batches list")
@@ -31,9 +44,9 @@ def batches() -> None:
 
 
 @batches.command("create", epilog="Example: devstral-fix batches create --name backlog --budget-usd 25")
-@click.option("--name", required=True)
+@click.option("--name", type=Name(), required=True, help="For people.")
 @click.option("--budget-usd", type=Usd(), default=None, help="What all of its runs may spend. Default: no limit.")
-@click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
+@BY
 def create_batch(name: str, budget_usd: Decimal | None, by: str) -> None:
     """Make an empty batch and print its id."""
     from worker.runs import batches as domain
@@ -49,13 +62,13 @@ def budget(batch_id: UUID, usd: Decimal) -> None:
     from worker.runs import batches as domain
 
     if not in_transaction(lambda session: domain.set_budget(session, batch_id, usd)):
-        raise click.BadParameter(f"there is no batch {batch_id}")
-    click.echo(f"{batch_id}: ${usd:.2f}")
+        raise NotDone(f"there is no batch {batch_id}")
+    click.echo(f"{batch_id}: {money.usd(usd)}")
 
 
-@batches.command("list", epilog="Example: devstral-fix batches list --json | jq .")
+@batches.command("list", epilog="Example: devstral-fix batches list --json | jq '.[0]'")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def list_batches(limit: int, *, as_json: bool) -> None:
     """The newest batches."""
     from worker.runs import batches as domain
@@ -63,13 +76,13 @@ def list_batches(limit: int, *, as_json: bool) -> None:
     def read(session: Any) -> list[dict[str, Any]]:
         return [domain.totals(session, batch) for batch in domain.newest(session, limit=limit)]
 
-    for data in in_transaction(read):
-        click.echo(json.dumps(data) if as_json else line(data))
+    found = in_transaction(read)
+    show_list(found, HEAD, [row(data) for data in found], none="no batch was made yet", as_json=as_json)
 
 
 @batches.command("show", epilog="Example: devstral-fix batches show 01990000-0000-7000-8000-000000000000")
 @click.argument("batch_id", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def show(batch_id: UUID, *, as_json: bool) -> None:
     """One batch: its runs by state and outcome, and what they spent."""
     from worker.runs import batches as domain
@@ -81,18 +94,22 @@ def show(batch_id: UUID, *, as_json: bool) -> None:
 
     data = in_transaction(read)
     if data is None:
-        raise click.BadParameter(f"there is no batch {batch_id}")
+        raise NotDone(f"there is no batch {batch_id}")
     if as_json:
         click.echo(json.dumps(data))
         return
-    click.echo(line(data))
+    for text in aligned(HEAD, [row(data)]):
+        click.echo(text)
     for title in ("runs", "outcomes"):
         click.echo(f"{title}: {', '.join(f'{count} {name}' for name, count in data[title].items()) or 'none'}")
-    click.echo(f"calls: {data['calls']}; reserved now: ${data['reserved_usd']:.4f}")
+    click.echo(f"calls: {data['calls']}; reserved now: {money.usd(data['reserved_usd'])}")
 
 
-def line(data: dict[str, Any]) -> str:
-    of = "no limit" if data["budget_usd"] is None else f"${data['budget_usd']:.2f}"
+HEAD = ("batch", "name", "state", "runs", "spent", "budget")
+
+
+def row(data: dict[str, Any]) -> list[str]:
+    of = "no limit" if data["budget_usd"] is None else money.usd(data["budget_usd"])
     state = "finished" if data["finished_at"] else "used up" if data["used_up"] else "open"
-    count = sum(data["runs"].values())
-    return f"{data['batch_id']}  {data['name']}  {state}  {count} runs  ${data['spent_usd']:.4f} of {of}"
+    spent = money.usd(data["spent_usd_low"], data["spent_usd"])
+    return [data["batch_id"], data["name"], state, str(sum(data["runs"].values())), spent, of]

@@ -10,16 +10,20 @@ from typing import Any
 import click
 
 from agent.protocols import Isolation
-from worker.commands.base import EXIT_UNSOLVED, settings
+from worker.commands.base import AS_JSON, settings
+from worker.exits import Exit
 
 
 @click.command(epilog="Example: devstral-fix demo --json")
 @click.option("--model", default=None, help="scripted:FILE or openai:URL#NAME; the default is the demo's own script.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object as the last line.")
+@AS_JSON
 @click.option("--keep", is_flag=True, help="Keep the demo's directory (servers' data, logs, repository).")
 @click.option("--record", type=click.Path(dir_okay=False, path_type=Path), help="Write the script as it was asked.")
 def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -> None:
-    """Run the whole way of one issue on this machine: label, queue, sandbox, evidence, pull request."""
+    """Run the whole way of one issue on this machine: label, queue, sandbox, evidence, pull request.
+
+    --json prints its object as the last line.
+    """
     from worker.demo.run import demo as run
 
     sys.exit(run(model=model, as_json=as_json, keep=keep, record=record))
@@ -38,7 +42,7 @@ def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -
 @click.option("--isolation", type=click.Choice([i.value for i in Isolation]), default="basic", show_default=True)
 @click.option("--setup/--no-setup", default=True, show_default=True, help="Install what the repository needs, first.")
 @click.option("--apply", "apply_patch", is_flag=True, help="Change the repository's files as the patch says.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of the patch.")
+@AS_JSON
 def fix(
     repo: Path,
     issue_file: Any,
@@ -53,8 +57,8 @@ def fix(
 ) -> None:
     """Fix an issue in a local git repository and print the patch; the repository stays untouched.
 
-    The issue file's first line is the title. --apply changes the files only for a fixed or partial outcome. Exit
-    status: 0 fixed, 2 wrong usage, 3 could not run, 4 ran to its end without a fix.
+    The issue file's first line is the title. --apply changes the files only for a fixed or partial outcome. Only fixed
+    is exit status 0. --json prints its object in place of the patch.
     """
     from worker import local
 
@@ -91,4 +95,4 @@ def fix(
         click.echo(f"applied to {top}", err=True)
     elif top is not None:
         click.echo("not applied", err=True)
-    sys.exit(0 if result.verdict.outcome.value == "fixed" else EXIT_UNSOLVED)
+    sys.exit(Exit.DONE if result.verdict.outcome.value == "fixed" else Exit.FAILED)

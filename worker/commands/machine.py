@@ -8,32 +8,33 @@ import sys
 import click
 
 from agent.protocols import Isolation
-from worker.commands.base import settings
+from worker.commands.base import AS_JSON, located, settings
+from worker.exits import Exit
 
 
 @click.command(epilog="Example: devstral-fix doctor --isolation strict --json | jq '.isolation[] | select(.mend)'")
 @click.option(
     "--isolation", type=click.Choice([i.value for i in Isolation]), default=None, help="Default: the setting."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@AS_JSON
 def doctor(isolation: str | None, *, as_json: bool) -> None:
     """Say what isolation this machine offers, what is missing, and what mends it.
 
-    Exit status: 0 when the chosen isolation can be had, else 1.
+    Done (0) when the chosen isolation can be had. The servers of an `up` that runs here are found by themselves.
     """
     from dataclasses import asdict
 
     from worker.doctor import judge, lines
     from worker.examine import examine
 
-    chosen = settings(isolation=isolation)
+    chosen = located(isolation=isolation)
     report = judge(examine(chosen), chosen.isolation)
     if as_json:
         click.echo(json.dumps({**asdict(report), "fit": report.fit}))
     else:
         for line in lines(report):
             click.echo(line)
-    sys.exit(0 if report.fit else 1)
+    sys.exit(Exit.DONE if report.fit else Exit.FAILED)
 
 
 @click.group(epilog="Example: devstral-fix setups retry")

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from typing import Any
 
 import click
 
-from worker.commands.base import in_transaction, send
+from worker.commands.base import AS_JSON, BY, NotDone, Repository, in_transaction, send, show_list
 
-BY = click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
-REPOSITORY = click.option("--repository", metavar="OWNER/NAME", help="Only this one. Default: everything.")
+REPOSITORY = click.option(
+    "--repository", type=Repository(), metavar="OWNER/REPO", help="Only this one. Default: everything."
+)
 
 
 @click.group(epilog="Example: devstral-fix workers list")
@@ -18,25 +20,27 @@ def workers() -> None:
     """Look at worker processes."""
 
 
-@workers.command("list", epilog="Example: devstral-fix workers list --json | jq 'select(.state == \"lost\")'")
+@workers.command("list", epilog="Example: devstral-fix workers list --json | jq '.[] | select(.state == \"lost\")'")
 @click.option("--all", "every", is_flag=True, help="Those that stopped, too.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a line.")
+@AS_JSON
 def list_workers(*, every: bool, as_json: bool) -> None:
     """The worker processes: what each takes, what it holds, and when it was last seen."""
     from worker.runs import workforce
 
-    for seen in in_transaction(lambda session: workforce.seen(session, every=every)):
-        if as_json:
-            click.echo(json.dumps(asdict(seen), default=str))
-            continue
+    def row(seen: workforce.Seen) -> list[str]:
         asked = f" (asked by {seen.drain_requested_by})" if seen.drain_requested_by else ""
-        click.echo(
-            f"{seen.name}  {seen.role}  {seen.state}{asked}  holds {len(seen.holds)}"
-            f"  slots {seen.slots}  {','.join(seen.queues)}  {seen.isolation}  {seen.version}"
-            f"  up {seen.age_seconds:.0f} s, seen {seen.seen_seconds_ago:.0f} s ago"
-        )
-        for run_id in seen.holds:
-            click.echo(f"    {run_id}")
+        ages = f"{seen.age_seconds:.0f} s", f"{seen.seen_seconds_ago:.0f} s ago"
+        about = ",".join(seen.queues), seen.isolation, seen.version, *ages, " ".join(map(str, seen.holds)) or "nothing"
+        return [seen.name, seen.role, f"{seen.state}{asked}", str(seen.slots), *about]
+
+    found = in_transaction(lambda session: workforce.seen(session, every=every))
+    show_list(
+        json.loads(json.dumps([asdict(seen) for seen in found], default=str)),
+        ["worker", "role", "state", "slots", "queues", "isolation", "version", "up", "seen", "holds"],
+        [row(seen) for seen in found],
+        none="no worker ever started here" if every else "no worker is there",
+        as_json=as_json,
+    )
 
 
 @click.command(epilog="Example: devstral-fix drain gpu-host-1:4711")
@@ -65,8 +69,12 @@ def pause(reason: str | None, repository: str | None, by: str, *, at_once: bool)
     """Start no run and open no pull request until `devstral-fix resume`. Requests are taken, and wait."""
     from worker.runs import pausing
 
-    in_transaction(lambda session: pausing.pause(session, by=by, reason=reason, repository=repository, at_once=at_once))
-    click.echo(f"paused: {repository or 'everything'}")
+    def act(session: Any) -> bool:
+        pausing.pause(session, by=by, reason=reason, repository=repository, at_once=at_once)
+        return repository is None or pausing.known(session, repository)
+
+    seen = in_transaction(act)
+    click.echo(f"paused: {repository or 'everything'}{'' if seen else ' (nothing was ever asked of this repository)'}")
 
 
 @click.command(epilog="Example: devstral-fix resume")
@@ -77,7 +85,6 @@ def resume(repository: str | None) -> None:
     from worker.runs import pausing
 
     if not in_transaction(lambda session: pausing.resume(session, repository=repository)):
-        click.echo(f"was not paused: {repository or 'everything'}")
-        return
+        raise NotDone(f"was not paused: {repository or 'everything'}")
     send(wakes.sweep())
     click.echo(f"resumed: {repository or 'everything'}")

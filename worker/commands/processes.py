@@ -30,8 +30,9 @@ def serve(host: str, port: int) -> None:
     import uvicorn
 
     die_with_parent()
-    settings().need("database_url")  # told here, not as a traceback from inside the server
-    settings().need("redis_url")
+    chosen = settings()
+    chosen.need("database_url")  # told here, not as a traceback from inside the server
+    chosen.need("redis_url")
     uvicorn.run(
         "api.app:create_app",
         factory=True,

@@ -6,12 +6,12 @@ import json
 
 import click
 
-from worker.commands.base import database_url, settings
+from worker.commands.base import AS_JSON, located
 
 
 @click.command(epilog="Example: devstral-fix prune --dry-run")
 @click.option("--dry-run", is_flag=True, help="Only count.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@AS_JSON
 def prune(*, dry_run: bool, as_json: bool) -> None:
     """Forget old requests, deliveries and steps, and drop this machine's repositories of runs that ended.
 
@@ -21,8 +21,8 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
     from worker.prune import PruneRows, PruneRunDirs
     from worker.store.session import Store
 
-    chosen = settings()
-    store = Store(database_url(), pool_size=1)
+    chosen = located()
+    store = Store(chosen.need("database_url"), pool_size=1)
     try:
         counts = PruneRows.by(chosen, store)(dry_run=dry_run)
         counts |= PruneRunDirs(store=store, repositories=make_repositories(chosen.data_dir))(dry_run=dry_run)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
-from worker.commands.base import in_transaction
+from worker.commands.base import AS_JSON, BY, NotDone, Target, in_transaction, show_list
 
 
 @click.group(epilog="Example: devstral-fix quarantine list")
@@ -14,35 +12,42 @@ def quarantine() -> None:
     """Issues and repositories that failed repeatedly and are not tried for now."""
 
 
-@quarantine.command("list", epilog="Example: devstral-fix quarantine list --json | jq .")
-@click.option("--json", "as_json", is_flag=True)
+@quarantine.command("list", epilog="Example: devstral-fix quarantine list --json | jq '.[0]'")
+@AS_JSON
 def list_standing(*, as_json: bool) -> None:
     """What stands now, and why."""
     from worker.runs import quarantine as domain
 
-    for kept in in_transaction(domain.all_standing):
-        data = {
+    found = [
+        {
             "repository": kept.repository,
             "issue_number": kept.issue_number,
             "reason": kept.reason,
             "since": kept.since.isoformat(),
             "until": kept.until.isoformat() if kept.until else None,
         }
-        where = kept.repository if kept.issue_number is None else f"{kept.repository}#{kept.issue_number}"
-        click.echo(json.dumps(data) if as_json else f"{where}  until {data['until'] or 'lifted'}  {kept.reason}")
+        for kept in in_transaction(domain.all_standing)
+    ]
+    rows = [
+        [
+            one["repository"] if one["issue_number"] is None else f"{one['repository']}#{one['issue_number']}",
+            one["until"] or "lifted",
+            one["reason"],
+        ]
+        for one in found
+    ]
+    show_list(found, ["what", "until", "why"], rows, none="nothing is in quarantine", as_json=as_json)
 
 
 @quarantine.command("lift", epilog="Example: devstral-fix quarantine lift acme/shop#7")
-@click.argument("what")
-@click.option("--by", default="operator", show_default=True, help="Who lifts it, for the record.")
-def lift(what: str, by: str) -> None:
-    """End one now: OWNER/NAME#NUMBER for an issue, OWNER/NAME for a repository. Counting starts anew."""
+@click.argument("what", type=Target(), metavar="OWNER/REPO[#N]")
+@BY
+def lift(what: tuple[str, int | None], by: str) -> None:
+    """End one now: OWNER/REPO#N for an issue, OWNER/REPO for a repository. Counting starts anew."""
     from worker.runs import quarantine as domain
 
-    repository, _, number = what.partition("#")
-    if number and not number.isdecimal():
-        raise click.BadParameter(f"{what!r} is neither OWNER/NAME nor OWNER/NAME#NUMBER")
-    issue = int(number) if number else None
+    repository, issue = what
+    name = repository if issue is None else f"{repository}#{issue}"
     if not in_transaction(lambda session: domain.lift(session, repository, issue, by=by)):
-        raise click.BadParameter(f"{what} is not in quarantine")
-    click.echo(f"{what}: lifted")
+        raise NotDone(f"{name} is not in quarantine")
+    click.echo(f"{name}: lifted")

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 from uuid import UUID
 
 import click
 
-from worker.commands.base import in_transaction, send
+from worker import money
+from worker.commands.base import AS_JSON, BY, in_transaction, send, show_list
 
 
 @click.group(epilog="Example: devstral-fix runs list")
@@ -16,46 +16,47 @@ def runs() -> None:
     """Look at runs, and end them."""
 
 
-@runs.command("list", epilog="Example: devstral-fix runs list --json | jq .")
+@runs.command("list", epilog="Example: devstral-fix runs list --json | jq '.[0]'")
 @click.option("--limit", type=click.IntRange(1, 10_000), default=50, show_default=True)
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def list_runs(limit: int, *, as_json: bool) -> None:
     """The newest runs."""
     from worker.runs import pausing, queue_position
-    from worker.store import queries
+    from worker.store import queries, trajectories
 
     def read(session: Any) -> Any:
-        rows = queries.recent_runs(session, limit=limit)
-        return rows, queue_position.places(session, [row.id for row in rows]), pausing.pauses(session)
+        found = queries.recent_runs(session, limit=limit)
+        ids = [run.id for run in found]
+        return found, queue_position.places(session, ids), trajectories.unsure(session, ids), pausing.pauses(session)
 
-    rows, places, paused = in_transaction(read)
+    found, places, unsure, paused = in_transaction(read)
     for pause in paused:
         click.echo(str(pause), err=True)
-    for row in rows:
-        place = places.get(row.id)
-        data = {
-            "run_id": str(row.id),
-            "state": row.state.value,
-            "outcome": row.outcome.value if row.outcome else None,
-            "repository": row.repository,
-            "issue_number": row.issue_number,
-            "cost_usd": float(row.usd),
-            "reason": row.reason,
-            "queue": None if place is None else place.as_json(),
-        }
-        if as_json:
-            click.echo(json.dumps(data))
-        else:
-            outcome = f" {data['outcome']}" if row.outcome else ""
-            where = "" if place is None else f"  {place.position} of {place.of}"
-            click.echo(
-                f"{row.id}  {row.repository}#{row.issue_number}  {row.state.value}{outcome}{where}  ${row.usd:.4f}"
-            )
+    data, rows = [], []
+    for run in found:
+        place, low = places.get(run.id), run.usd - unsure[run.id]
+        data.append(
+            {
+                "run_id": str(run.id),
+                "state": run.state.value,
+                "outcome": run.outcome.value if run.outcome else None,
+                "repository": run.repository,
+                "issue_number": run.issue_number,
+                "cost_usd": float(run.usd),
+                "cost_usd_low": float(low),
+                "reason": run.reason,
+                "queue": None if place is None else place.as_json(),
+            }
+        )
+        state = f"{run.state.value} {run.outcome.value}" if run.outcome else run.state.value
+        where = "" if place is None else f"{place.position} of {place.of}"
+        rows.append([str(run.id), f"{run.repository}#{run.issue_number}", state, where, money.usd(low, run.usd)])
+    show_list(data, ["run", "issue", "state", "place", "cost"], rows, none="no run was asked for yet", as_json=as_json)
 
 
 @runs.command("cancel", epilog="Example: devstral-fix runs cancel 01990000-0000-7000-8000-000000000000")
 @click.argument("run_id", type=click.UUID)
-@click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
+@BY
 def cancel_run(run_id: UUID, by: str) -> None:
     """End a run, at once: where a worker is on it, its model call is aborted and its command killed."""
     from worker import wakes

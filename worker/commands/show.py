@@ -10,17 +10,18 @@ from uuid import UUID
 import click
 from sqlalchemy.orm import Session
 
-from worker.commands.base import in_transaction
+from worker import money
+from worker.commands.base import AS_JSON, NotDone, in_transaction
 
 
 @click.command("show", epilog="Example: devstral-fix runs show 01990000-0000-7000-8000-000000000000 --json | jq .")
 @click.argument("run_id", type=click.UUID)
-@click.option("--json", "as_json", is_flag=True)
+@AS_JSON
 def show_run(run_id: UUID, *, as_json: bool) -> None:
     """One run: who worked on it, how each attempt ended, what it did, what it cost, what was proven."""
     data = in_transaction(lambda session: described(session, run_id))
     if data is None:
-        raise click.BadParameter(f"there is no run {run_id}", param_hint="RUN_ID")
+        raise NotDone(f"there is no run {run_id}")
     if as_json:
         click.echo(json.dumps(data))
         return
@@ -30,7 +31,7 @@ def show_run(run_id: UUID, *, as_json: bool) -> None:
 
 def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
     """JSON-ready values; None when there is no such run. Costs are USD, moments ISO 8601."""
-    from worker.runs import budgets, queue_position
+    from worker.runs import budget_words, queue_position
     from worker.store import queries, trajectories
 
     run = queries.run(session, run_id)
@@ -60,6 +61,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         attempts.setdefault(token, {"token": token, "stage": "pursue"})["spend"] = {
             **sums._asdict(),
             "usd": float(sums.usd),
+            "usd_low": float(sums.usd_low),
         }
     return {
         "run_id": str(run.id),
@@ -70,7 +72,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "exit_status": run.exit_status.value if run.exit_status else None,
         "reason": run.reason,
         "held_reason": run.held_reason,
-        "held": budgets.held(session, run),
+        "held": budget_words.held(session, run),
         "queue": None if place is None else {**place.as_json(), "told": queue_position.told(session, run)},
         "profile": run.profile,
         "model": run.model,
@@ -80,6 +82,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "finished_at": _moment(run.finished_at),
         "calls": run.calls,
         "cost_usd": float(run.usd),
+        "cost_usd_low": float(run.usd - trajectories.unsure(session, [run_id])[run_id]),
         "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
         "branch": run.branch,
         "pull_request_url": pull_request.url if pull_request and pull_request.run_id == run.id else None,
@@ -114,25 +117,28 @@ def lines(data: dict[str, Any]) -> list[str]:
         *([data["held"]] if data["held"] else []),
         *([f"queue     {data['queue']['told']}"] if data["queue"] and data["queue"]["told"] else []),
         f"model     {data['model'] or 'none yet'} ({data['profile']})",
-        f"spent     {data['calls']} calls, {tokens}, at most ${data['cost_usd']:.4f}",
+        f"spent     {data['calls']} calls, {tokens}, {money.usd(data['cost_usd_low'], data['cost_usd'])}",
         *([f"pull request {data['pull_request_url']}"] if data["pull_request_url"] else []),
     ]
+    numbers = {attempt["token"]: number for number, attempt in enumerate(data["attempts"], 1)}
     for attempt in data["attempts"]:
         ending = attempt.get("ending") or "at work"
         counted = " (counted)" if attempt.get("counted") else ""
         words = "; ".join(filter(None, (attempt.get("note"), attempt.get("reason"))))
         spend = attempt.get("spend")
-        cost = f"  {spend['calls']} calls, ${spend['usd']:.4f}" if spend else ""
+        cost = f"  {spend['calls']} calls, {money.usd(spend['usd_low'], spend['usd'])}" if spend else ""
         span = f"{attempt.get('started_at') or '?'} .. {attempt.get('ended_at') or ''}"
         shown.append(
-            f"attempt   {attempt['token']} {attempt['stage']} by {attempt.get('owner') or '?'}  {span}  "
+            f"attempt   {numbers[attempt['token']]} {attempt['stage']} by {attempt.get('owner') or '?'}  {span}  "
             f"{ending}{counted}{cost}{f'  {words}' if words else ''}"
         )
     for step in data["steps"]:
         tools = ", ".join(step["tools"]) or "no tool call"
         failed = f", {step['failed']} failed" if step["failed"] else ""
         changed = ", changed files" if step["changed"] else ""
-        shown.append(f"step      {step['index'] + 1} (attempt {step['token']}): {tools}{failed}{changed}")
+        shown.append(
+            f"step      {step['index'] + 1} (attempt {numbers.get(step['token'], '?')}): {tools}{failed}{changed}"
+        )
     shown += [f"evidence  {e['stage']}: {e['outcome']} ({e['command']})" for e in data["evidence"]]
     return shown
 

@@ -8,7 +8,8 @@ from datetime import date, datetime
 
 import click
 
-from worker.commands.base import in_transaction, settings
+from worker import exits
+from worker.commands.base import AS_JSON, in_transaction, settings
 
 DAY = click.DateTime(formats=["%Y-%m-%d"])
 
@@ -28,9 +29,9 @@ DAY = click.DateTime(formats=["%Y-%m-%d"])
     metavar="MODEL",
     help="Show the same tokens at this model's price; several are possible. Default: the setting.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a group; amounts are [at least, at most].")
+@AS_JSON
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated values.")
-@click.option("--check", is_flag=True, help="Compare the totals with all rows of the ledger; exit status 1 if unequal.")
+@click.option("--check", is_flag=True, help="Compare the totals with all rows of the ledger; they have to be equal.")
 def spend(
     by: tuple[str, ...],
     since: datetime | None,
@@ -43,7 +44,8 @@ def spend(
 ) -> None:
     """What was spent: calls, tokens, what they cost, and what the same tokens cost at other models' prices.
 
-    Read from totals by day, not from the ledger's rows. Where no price of cached input is known, a cost is a range.
+    Read from totals by day, not from the ledger's rows. Where no price of cached input is known, a cost is a range;
+    with --json every amount is [at least, at most].
     """
     from worker import prices
     from worker import spend as report
@@ -57,16 +59,17 @@ def spend(
         for difference in found:
             click.echo(difference)
         click.echo(f"{len(found)} differences between totals and ledger")
-        sys.exit(1 if found else 0)
+        sys.exit(exits.Exit.FAILED if found else exits.Exit.DONE)
     groups = tuple(dict.fromkeys(by)) or ("day",)
     models = {key: prices.entry(key) for key in equivalent or settings().equivalent_models}
     lines = in_transaction(lambda session: report.lines(session, groups, since=first, until=last))
     records = [report.record(line, groups, models) for line in lines]
     if as_json:
-        for one in records:
-            click.echo(json.dumps(one))
+        click.echo(json.dumps(records))
     elif as_csv:
         click.echo(report.as_csv(records, groups, models), nl=False)
+    elif not records:
+        click.echo("None: nothing was spent in these days.")
     else:
         for text in report.as_table(records, groups, models):
             click.echo(text)

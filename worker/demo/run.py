@@ -20,6 +20,7 @@ import click
 
 from agent.protocols import Isolation
 from agent.tokens import TokenCounter
+from worker import exits, money
 from worker.adapters.models import open_model
 from worker.demo import scratch
 from worker.demo.checks import Check, run_checks
@@ -29,7 +30,7 @@ from worker.demo.record import record as record_script
 from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.demo.watch import Progress, wait_for_end
 from worker.settings import PREFIX, Settings
-from worker.store import queries
+from worker.store import queries, trajectories
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.supervisor import Supervisor
@@ -55,12 +56,12 @@ SCRIPT = Path(__file__).parent / "script.json"
 PATIENCE = {"scripted": 120.0, "openai": 3600.0}  # seconds until the demo gives up
 
 
-def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -> int:
-    """Run the demo; exit status 0 only when the run was delivered as fixed and every check holds."""
+def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -> exits.Exit:
+    """Run the demo; done only when the run was delivered as fixed and every check holds."""
     if record is not None:
         record_script(SCRIPT, record)
         click.echo(f"recorded {record}")
-        return 0
+        return exits.Exit.DONE
     started = time.monotonic()
     kind, _, where = (model or f"scripted:{SCRIPT}").partition(":")
     spec = f"{kind}:{Path(where).resolve()}" if kind == "scripted" else f"{kind}:{where}"  # workers run elsewhere
@@ -83,7 +84,7 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
             shutil.rmtree(root, ignore_errors=True)
     if as_json:
         click.echo(json.dumps({field: result.get(field) for field in FIELDS}))
-    return 0 if result["ok"] else 4
+    return exits.Exit.DONE if result["ok"] else exits.Exit.FAILED
 
 
 def _environment(root: Path, double: GitHubDouble, spec: str, settings: Settings, servers: Any) -> dict[str, str]:
@@ -163,6 +164,7 @@ def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[s
         pull_request = queries.pull_request(session, run.repository, run.branch)
         evidence = {e.stage: e.outcome.value for e in queries.evidence(session, run_id)}
         steps = queries.step_count(session, run_id)
+        unsure = trajectories.unsure(session, [run_id])[run_id]
     state, outcome = run.state.value, run.outcome.value if run.outcome else None
     return {
         "ok": state == "delivered" and outcome == "fixed" and bool(checks) and all(c.holds for c in checks),
@@ -177,6 +179,7 @@ def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[s
         "steps": steps,
         "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
         "cost_usd": float(run.usd),
+        "cost_usd_low": float(run.usd - unsure),
         "model": run.model,
         "isolation": run.isolation.value if run.isolation else None,
         "diff": patch.diff.decode("utf-8", "replace") if patch else "",
@@ -199,7 +202,7 @@ def _show(*, store_result: dict[str, Any], echo: Callable[[str], None]) -> None:
     echo(f"tests         before: {r['tests_before']}   after: {r['tests_after']}   (run by the service)")
     echo(f"steps         {r['steps']}")
     echo(f"tokens        {usage['prompt']} in, {usage['cached']} of them cached, {usage['completion']} out")
-    echo(f"{word:<13} ${r['cost_usd']:.6f}")
+    echo(f"{word:<13} {money.usd(r['cost_usd_low'], r['cost_usd'])}")
     for check in r["checks"]:
         echo(f"{'checked' if check.holds else 'NOT TRUE':<13} {check.what}")
     reason = f" ({r['reason']})" if r["reason"] else ""

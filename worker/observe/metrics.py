@@ -6,15 +6,44 @@ repositories that are worked on here; never a run, a person, or a text that a st
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+import threading
+from collections.abc import Iterable
+from decimal import Decimal
 
-from agent.types import Outcome, Usage
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from agent.outcome import Outcome
+from agent.types import Usage
 
 NAMESPACE = "devstral_fix"
 _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600, 4 * 3600)
 _CALLS = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
 _COMMANDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
 OTHER_TOOL = "other"
+
+
+class Cost(Collector):
+    """Booked cost in whole millionths of a dollar, as the ledger rounds each call: so its sum has no long tail."""
+
+    def __init__(self) -> None:
+        self._micro: dict[tuple[str, str], int] = {}
+        self._lock = threading.Lock()
+
+    def add(self, model: str, repository: str, usd: float) -> None:
+        micro = round(Decimal(repr(usd)) * 1_000_000)
+        with self._lock:
+            self._micro[model, repository] = self._micro.get((model, repository), 0) + micro
+
+    def collect(self) -> Iterable[Metric]:
+        shown = CounterMetricFamily(
+            f"{NAMESPACE}_cost_usd", "Booked cost of model calls.", labels=["model", "repository"]
+        )
+        with self._lock:
+            for labels, micro in self._micro.items():
+                shown.add_metric(labels, micro / 1_000_000)
+        return [shown]
 
 
 class Metrics:
@@ -29,14 +58,15 @@ class Metrics:
         )
         self._ended = self._counter(
             "runs_ended",
-            "Runs that a worker ended; those cancelled while they waited are not among them.",
+            "Runs that a worker ended; the API counts those cancelled while they waited.",
             ["state", "outcome", "kind", "profile"],
         )
         self._takeovers = self._counter("lease_takeovers", "Leases that ran out and were taken from their worker.", [])
         self._lost = self._counter("leases_lost", "Leases that this process held and lost.", [])
         self._calls = self._histogram("model_call_seconds", "Model calls.", ["model"], _CALLS)
         self._tokens = self._counter("tokens", "Tokens of model calls.", ["model", "repository", "kind"])
-        self._cost = self._counter("cost_usd", "Booked cost of model calls.", ["model", "repository"])
+        self._cost = Cost()
+        self.registry.register(self._cost)
         self._malformed = self._counter(
             "malformed_tool_calls", "Tool calls that could not be run as written.", ["model", "engine", "tool"]
         )
@@ -69,7 +99,7 @@ class Metrics:
         self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached)
         self._tokens.labels(model, repository, "cached").inc(usage.cached)
         self._tokens.labels(model, repository, "completion").inc(usage.completion)
-        self._cost.labels(model, repository).inc(usd)
+        self._cost.add(model, repository, usd)
 
     def malformed_call(self, model: str, engine: str, tool: str) -> None:
         self._malformed.labels(model, engine, tool if tool in self._tools else OTHER_TOOL).inc()

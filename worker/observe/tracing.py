@@ -63,6 +63,8 @@ class Tracing:
             from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
             from opentelemetry.sdk.trace import TracerProvider as SdkProvider  # noqa: PLC0415
             from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+
+            from worker.observe.exporting import Telling  # noqa: PLC0415
         except ImportError as error:
             raise SettingsError(
                 "DEVSTRAL_FIX_OTLP_ENDPOINT is set, but what sends traces is not installed: "
@@ -70,7 +72,7 @@ class Tracing:
             ) from error
         provider = SdkProvider(resource=Resource.create({"service.name": SERVICE, "devstral_fix.role": role}))
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces")
-        provider.add_span_processor(BatchSpanProcessor(exporter))
+        provider.add_span_processor(BatchSpanProcessor(Telling(exporter)))
         return cls(provider)
 
     @contextmanager

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from agent.types import Outcome, Step, Usage
+from agent.outcome import Outcome
+from agent.types import Step, Usage
 from worker.errors import ModelRejected, ModelUnavailable, SandboxUnavailable
 from worker.observe.metrics import Metrics
 from worker.observe.tracing import Recording, Tracing
@@ -67,6 +68,10 @@ class Watch:
         """A sandboxed command that ended, and how long it waited for its turn."""
         self.metrics.command_ran(status, seconds)
         self.metrics.gate_waited("commands", waited)
+
+    def admitted(self, waited: float) -> None:
+        """A trajectory that found room for its tokens, and how long there was none."""
+        self.metrics.gate_waited("kv_tokens", waited)
 
     def failed(self, error: BaseException) -> None:
         """What the agent stands on failed, and the run with it, or for now."""

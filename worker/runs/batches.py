@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from worker.store.models import LIVE, Batch, Run
+from worker.store.models import LIVE, Batch, Run, Spend
 from worker.store.money import Account, Scope
 
 
@@ -72,12 +72,18 @@ def totals(session: Session, batch: Batch) -> dict[str, Any]:
         if outcome is not None:
             outcomes[outcome.value] = outcomes.get(outcome.value, 0) + count
     account = session.scalar(select(Account).where(Account.scope == Scope.BATCH, Account.key == str(batch.id)))
+    spent = Decimal(0) if account is None else account.spent_usd
+    runs = select(Run.id).where(Run.batch_id == batch.id)
+    unsure = session.scalar(
+        select(func.sum(Spend.usd - func.coalesce(Spend.usd_low, Spend.usd))).where(Spend.run_id.in_(runs))
+    )
     return {
         "batch_id": str(batch.id),
         "name": batch.name,
         "requested_by": batch.requested_by,
         "budget_usd": None if batch.budget_usd is None else float(batch.budget_usd),
-        "spent_usd": 0.0 if account is None else float(account.spent_usd),
+        "spent_usd": float(spent),
+        "spent_usd_low": float(spent - (unsure or 0)),
         "reserved_usd": 0.0 if account is None else float(account.reserved_usd),
         "calls": 0 if account is None else account.calls,
         "used_up": account is not None and account.used_up,

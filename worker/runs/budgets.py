@@ -1,64 +1,26 @@
 """Budgets: before each model call its worst case is set aside in every account it counts in, and settled after it.
 
-A run counts in its own account, its batch's, and today's of its repository, its installation and of all. Accounts are
-locked in one fixed order, the busiest last, so that no two calls wait for each other; what is spent and set aside
-never exceeds a limit. Days are the database's, in UTC; a call counts on the day on which it was reserved.
+What is spent and set aside never exceeds a limit. A call counts on the day on which it was reserved.
 """
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import case, delete, or_, select, tuple_, update
+from sqlalchemy import delete, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.errors import LeaseLost
-from worker.runs import notifications
-from worker.runs.notifications import Kind
+from worker.runs.accounts import Amount, DayLimits, Limited, locked, opened, wanted_by
+from worker.runs.budget_words import why
 from worker.runs.states import Lease
 from worker.store.models import Batch, Run, RunState
 from worker.store.money import Account, Reservation, Scope
 from worker.store.room import today
-
-LOCK_ORDER = (case({scope.value: rank for rank, scope in enumerate(Scope)}, value=Account.scope), Account.id)
-
-
-@dataclass(frozen=True)
-class Amount:
-    """Money and tokens (prompt + completion) of a call."""
-
-    usd: Decimal
-    tokens: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class DayLimits:
-    """What may be spent a day, in USD; None: without limit."""
-
-    repository: Decimal | None = None
-    installation: Decimal | None = None
-    everything: Decimal | None = None
-
-    def of(self, scope: Scope) -> Decimal | None:
-        return {
-            Scope.REPOSITORY: self.repository,
-            Scope.INSTALLATION: self.installation,
-            Scope.GLOBAL: self.everything,
-        }.get(scope)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limited:
-    """What limits one run's calls: its own budget, and the days'."""
-
-    usd: Decimal | None = None
-    tokens: int | None = None
-    days: DayLimits = field(default_factory=DayLimits)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,35 +31,6 @@ class Refusal:
     scope: Scope
     passing: bool
     first: bool
-
-
-def _key(run: Any, scope: Scope) -> str | None:
-    value = {
-        Scope.RUN: run.id,
-        Scope.BATCH: run.batch_id,
-        Scope.REPOSITORY: run.repository,
-        Scope.INSTALLATION: run.installation_id,
-        Scope.GLOBAL: "",
-    }[scope]
-    return None if value is None else str(value)
-
-
-def _wanted(run: Any, limited: Limited) -> dict[tuple[Scope, str, dt.date | None], dict[str, Any]]:
-    """The accounts a run's call counts in, with the limits they have now."""
-    wanted: dict[tuple[Scope, str, dt.date | None], dict[str, Any]] = {}
-    for scope in Scope:
-        if (key := _key(run, scope)) is None:
-            continue
-        day: dt.date | None = None
-        limits: dict[str, Any] = {"limit_usd": limited.days.of(scope), "limit_tokens": None}
-        if scope is Scope.RUN:
-            limits = {"limit_usd": limited.usd, "limit_tokens": limited.tokens}
-        elif scope is Scope.BATCH:
-            limits["limit_usd"] = run.budget_usd
-        else:
-            day = run.day
-        wanted[scope, key, day] = limits
-    return wanted
 
 
 def _run(lease: Lease) -> Any:
@@ -111,38 +44,13 @@ def _run(lease: Lease) -> Any:
     )
 
 
-def _locked(session: Session, condition: Any) -> list[Account]:
-    statement = select(Account).where(condition).order_by(*LOCK_ORDER).with_for_update()
-    return list(session.scalars(statement.execution_options(populate_existing=True)))
-
-
-def _open(session: Session, wanted: Mapping[tuple[Scope, str, dt.date | None], Mapping[str, Any]]) -> list[Account]:
-    """These accounts, locked; made where one is missing.
-
-    Made before any is locked, and in the order of locking: an account that somebody else is making blocks, and who
-    waits for it must hold nothing that its maker needs.
-    """
-    which = or_(
-        *(
-            (Account.scope == scope) & (Account.key == key) & Account.day.is_not_distinct_from(day)
-            for scope, key, day in wanted
-        )
-    )
-    known = {tuple(row) for row in session.execute(select(Account.scope, Account.key, Account.day).where(which))}
-    for (scope, key, day), limits in wanted.items():
-        if (scope, key, day) not in known:
-            values = {"scope": scope, "key": key, "day": day, **limits}
-            session.execute(insert(Account).values(**values).on_conflict_do_nothing())
-    return _locked(session, which)
-
-
 def reserve(session: Session, lease: Lease, call: int, worst: Amount, limited: Limited) -> Refusal | None:
     """Set `worst` aside for one call, in all of its accounts or in none. LeaseLost when the run is in other hands."""
     run = session.execute(_run(lease)).one_or_none()
     if run is None:
         raise LeaseLost(f"run {lease.run_id}: token {lease.token} no longer holds it")
-    wanted = _wanted(run, limited)
-    accounts = _open(session, wanted)
+    wanted = wanted_by(run, limited)
+    accounts = opened(session, wanted)
     refusals = []
     for account in accounts:
         limits = wanted[account.scope, account.key, account.day]
@@ -151,7 +59,7 @@ def reserve(session: Session, lease: Lease, call: int, worst: Amount, limited: L
         if not _fits(account, worst, account.reserved_usd, account.reserved_tokens):
             passing = _fits(account, worst, Decimal(0), 0)
             refusals.append(
-                Refusal(why=_why(account, worst), scope=account.scope, passing=passing, first=run.calls == 0)
+                Refusal(why=why(account, worst), scope=account.scope, passing=passing, first=run.calls == 0)
             )
             if not passing:
                 account.refused_usd = min(worst.usd, account.refused_usd or worst.usd)
@@ -187,11 +95,11 @@ def settle(session: Session, lease: Lease, call: int, *, spent: Amount) -> None:
     reserved counts all the same."""
     reservation = session.execute(_taken(Reservation.run_id == lease.run_id, _of(lease, call))).one_or_none()
     if reservation is not None:
-        ids = [account.id for account in _locked(session, Account.id.in_(reservation.accounts))]
+        ids = [account.id for account in locked(session, Account.id.in_(reservation.accounts))]
         freed = Amount(reservation.usd, reservation.tokens)
     else:
         run = session.execute(_run(lease)).one()
-        ids = [account.id for account in _open(session, _wanted(run, Limited()))]
+        ids = [account.id for account in opened(session, wanted_by(run, Limited()))]
         freed = Amount(Decimal(0), 0)
     session.execute(
         update(Account)
@@ -247,7 +155,7 @@ def _free(session: Session, reservations: Sequence[Any]) -> None:
             freed[account] = Amount(so_far.usd + reservation.usd, so_far.tokens + reservation.tokens)
     if not freed:
         return
-    for account in _locked(session, Account.id.in_(freed)):
+    for account in locked(session, Account.id.in_(freed)):
         account.reserved_usd -= freed[account.id].usd
         account.reserved_tokens -= freed[account.id].tokens
     session.flush()
@@ -258,64 +166,6 @@ def refresh(session: Session, days: DayLimits) -> None:
     for scope in (Scope.REPOSITORY, Scope.INSTALLATION, Scope.GLOBAL):
         limit = days.of(scope)
         stale = (Account.scope == scope) & (Account.day == today()) & Account.limit_usd.is_distinct_from(limit)
-        for account in _locked(session, stale):
+        for account in locked(session, stale):
             account.limit_usd = limit
     session.flush()
-
-
-def tell_used_up(session: Session) -> None:
-    """The sweep's part: a shared budget that is used up is told to the operator's hook, once."""
-    statement = select(Account).where(
-        Account.used_up, Account.scope != Scope.RUN, or_(Account.day.is_(None), Account.day == today())
-    )
-    for account in session.scalars(statement):
-        about = {"budget": budget_of(account), "key": account.key, "limit_usd": str(account.limit_usd)}
-        notifications.note(session, Kind.BUDGET_USED_UP, f"{account.id}:{account.limit_usd}", **about)
-
-
-def budget_of(account: Account) -> str:
-    """`repository acme/x today`, for people."""
-    name = {
-        Scope.RUN: "this run",
-        Scope.BATCH: "its batch",
-        Scope.REPOSITORY: f"repository {account.key}",
-        Scope.INSTALLATION: f"installation {account.key}",
-        Scope.GLOBAL: "everything",
-    }[account.scope]
-    return name if account.day is None else f"{name} today"
-
-
-def _why(account: Account, worst: Amount) -> str:
-    if account.limit_usd is not None and account.spent_usd + account.reserved_usd + worst.usd > account.limit_usd:
-        used = f"${account.spent_usd:.2f} of ${account.limit_usd:.2f} used, ${account.reserved_usd:.2f} reserved"
-        needs = f"${worst.usd:.4f}"
-    else:
-        used = f"{account.spent_tokens:,} of {account.limit_tokens:,} tokens used, {account.reserved_tokens:,} reserved"
-        needs = f"{worst.tokens:,} tokens"
-    return f"budget: {budget_of(account)}: {used}; the next call may need {needs}"
-
-
-def accounts_of(session: Session, run: Run) -> Sequence[Account]:
-    """The accounts a run counts in today, the narrowest first; those that nothing was spent from are left out."""
-    day = session.scalar(select(today()))
-    which = [
-        (Account.scope == scope)
-        & (Account.key == key)
-        & (Account.day.is_(None) if scope in (Scope.RUN, Scope.BATCH) else Account.day == day)
-        for scope in Scope
-        if (key := _key(run, scope)) is not None
-    ]
-    return session.scalars(select(Account).where(or_(*which)).order_by(*LOCK_ORDER)).all()
-
-
-def held(session: Session, run: Run) -> str | None:
-    """Why a queued run is not started, where a budget is the reason; None when they all have room."""
-    if run.state is not RunState.QUEUED:
-        return None
-    for account in accounts_of(session, run):
-        if account.used_up and account.scope is not Scope.RUN:
-            if account.day is None:
-                return "held: the budget of its batch is used up; goes on when it is raised"
-            whose = budget_of(account).removesuffix(" today").removeprefix("repository ")
-            return f"held: today's budget of {whose} is used up; goes on at 00:00 UTC"
-    return None

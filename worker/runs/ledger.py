@@ -12,8 +12,9 @@ from typing import cast
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
-from agent import types
+from agent import outcome, types
 from worker.runs import budgets, totals
+from worker.runs.accounts import Amount
 from worker.runs.states import Lease, write
 from worker.store.models import Evidence, Patch, Run, Spend, Step
 from worker.store.text import clean
@@ -76,7 +77,7 @@ def book(
     # What is shared with other runs comes last, the busiest at the very end: it is held for the shortest.
     what = {"profile": profile, "model": clean(model)}
     totals.add(session, lease.run_id, usage, **what, amount=amount, low=low, seconds=seconds)
-    budgets.settle(session, lease, call, spent=budgets.Amount(amount, usage.prompt + usage.completion))
+    budgets.settle(session, lease, call, spent=Amount(amount, usage.prompt + usage.completion))
 
 
 def record_step(session: Session, lease: Lease, step: types.Step) -> None:
@@ -152,7 +153,7 @@ def stored_step(row: Step) -> types.Step | None:
     )
 
 
-def record_patch(session: Session, lease: Lease, patch: types.Patch) -> None:
+def record_patch(session: Session, lease: Lease, patch: outcome.Patch) -> None:
     write(session, lease, lease_owner=lease.owner)
     session.execute(
         insert(Patch).values(
@@ -165,7 +166,7 @@ def record_patch(session: Session, lease: Lease, patch: types.Patch) -> None:
     )
 
 
-def record_evidence(session: Session, lease: Lease, evidence: types.Evidence) -> None:
+def record_evidence(session: Session, lease: Lease, evidence: outcome.Evidence) -> None:
     write(session, lease, lease_owner=lease.owner)
     session.execute(
         insert(Evidence).values(
@@ -182,10 +183,10 @@ def record_evidence(session: Session, lease: Lease, evidence: types.Evidence) ->
     )
 
 
-def stored_patch(row: Patch) -> types.Patch:
-    return types.Patch(
+def stored_patch(row: Patch) -> outcome.Patch:
+    return outcome.Patch(
         base_commit=row.base_commit,
         tree=row.tree,
         diff=row.diff.decode("utf-8", "surrogateescape"),
-        files=tuple(types.FileChange.model_validate(change) for change in row.files),
+        files=tuple(outcome.FileChange.model_validate(change) for change in row.files),
     )

@@ -6,12 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, exists, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker.store import notices
-from worker.store.models import LIVE, Run
+from worker.store import pg_notify
+from worker.store.models import LIVE, Delivery, Run
 from worker.store.operations import Switch
 from worker.store.switches import EVERYTHING
 from worker.store.text import clean
@@ -46,7 +46,14 @@ def pause(session: Session, *, by: str, reason: str | None, repository: str | No
     }
     statement = insert(Switch).values(scope=_scope(repository), **values)
     session.execute(statement.on_conflict_do_update(index_elements=[Switch.scope], set_=values))
-    notices.about_everything(session)
+    pg_notify.about_everything(session)
+
+
+def known(session: Session, repository: str) -> bool:
+    """Whether it ever had a run, or asked for one."""
+    here = repository.lower()
+    asked = select(exists().where(func.lower(Delivery.repository) == here))
+    return bool(session.scalar(select(exists().where(func.lower(Run.repository) == here))) or session.scalar(asked))
 
 
 def resume(session: Session, *, repository: str | None = None) -> bool:
@@ -59,7 +66,7 @@ def resume(session: Session, *, repository: str | None = None) -> bool:
     if repository is not None:
         waiting.append(func.lower(Run.repository) == scope)
     session.execute(update(Run).where(*waiting).values(publish_after=func.now()))
-    notices.about_everything(session)
+    pg_notify.about_everything(session)
     return True
 
 

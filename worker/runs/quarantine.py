@@ -16,7 +16,7 @@ from sqlalchemy import and_, case, func, or_, select, tuple_, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from agent.types import Outcome
+from agent.outcome import Outcome
 from worker.runs import notifications
 from worker.runs.notifications import Kind
 from worker.store.models import Run, RunState

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -13,12 +14,18 @@ from sqlalchemy.orm import Session
 from agent.types import Frozen
 from worker.runs import batches
 from worker.runs.priorities import Priority
-from worker.runs.states import IllegalTransition, override
-from worker.store import lanes, notices
+from worker.runs.states import FINAL, IllegalTransition, override
+from worker.store import lanes, pg_notify
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
 from worker.store.text import clean
 
-Repository = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$")]
+_REPOSITORY = r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$"
+Repository = Annotated[str, Field(pattern=_REPOSITORY)]
+
+
+def is_repository(text: str) -> bool:
+    """Whether it is OWNER/REPO; that there is one is another question."""
+    return re.fullmatch(_REPOSITORY, text, re.ASCII) is not None
 
 
 class IssueRequest(Frozen):
@@ -128,29 +135,35 @@ def start(
 
 
 def cancel(session: Session, run_id: UUID, *, by: str) -> RunState:
-    """End a run: at once where no worker holds it, else at its next checkpoint. Returns the state it is in now."""
-    run = session.get(Run, run_id, with_for_update=True)
+    """End a run: at once where no worker holds it, else at its next checkpoint. Returns the state it is in now.
+    IllegalTransition, with its end, when it has ended."""
+    run = session.get(Run, run_id, with_for_update=True, populate_existing=True)
     if run is None:
         raise IllegalTransition(f"there is no run {run_id}")
+    if run.state in FINAL:
+        words = ", ".join(filter(None, (run.state.value, run.outcome and run.outcome.value)))
+        raise IllegalTransition(f"{run_id} has ended: {words}{f' ({run.reason})' if run.reason else ''}")
     if run.state is RunState.RUNNING:
         first = func.coalesce(Run.cancel_requested, clean(by))
         session.execute(update(Run).where(Run.id == run_id).values(cancel_requested=first))
-        notices.about_run(session, run_id)
-    elif run.state in LIVE:
-        override(session, run_id, RunState.CANCELLED, reason=f"cancelled by {clean(by)}", cancel_requested=clean(by))
-        notices.about_run(session, run_id)  # its evidence may be in the taking, its delivery or set-up under way
-        return RunState.CANCELLED
-    return run.state
+        pg_notify.about_run(session, run_id)
+        return RunState.RUNNING
+    override(session, run_id, RunState.CANCELLED, reason=f"cancelled by {clean(by)}", cancel_requested=clean(by))
+    pg_notify.about_run(session, run_id)  # its evidence may be in the taking, its delivery or set-up under way
+    return RunState.CANCELLED
 
 
 def stop(session: Session, request: StopRequest) -> list[tuple[UUID, RunState]]:
     """Cancel what is live for the issue: each run, with the state it is in now (running: its worker will end it)."""
     live = session.scalars(
-        select(Run.id).where(
+        select(Run.id)
+        .where(
             func.lower(Run.repository) == request.repository.lower(),
             Run.issue_number == request.issue_number,
             Run.state.in_(LIVE),
         )
+        .order_by(Run.id)
+        .with_for_update()  # one that ends at this moment is none of them
     ).all()
     by = f"{request.sender}, who {_DONE[request.ending]}"
     return [(run_id, cancel(session, run_id, by=by)) for run_id in live]

@@ -9,7 +9,8 @@ from uuid import UUID
 from sqlalchemy import and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from agent.types import ExitStatus, Outcome
+from agent.outcome import Outcome
+from agent.types import ExitStatus
 from worker.runs import states
 from worker.store.models import Run, RunState
 from worker.store.text import clean

@@ -13,7 +13,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.errors import Permanent
-from worker.store import notices
+from worker.store import pg_notify
 from worker.store.models import Run
 from worker.store.operations import WorkerProcess
 from worker.store.text import clean
@@ -115,7 +115,7 @@ def drain(session: Session, name: str, *, by: str, every: bool = False, undo: bo
         first = func.coalesce(WorkerProcess.drain_requested_at, func.now())
         asked = {"drain_requested_by": clean(by), "drain_requested_at": first}
     session.execute(update(WorkerProcess).where(WorkerProcess.name.in_(found)).values(**asked))
-    notices.about_everything(session)
+    pg_notify.about_everything(session)
     return found
 
 

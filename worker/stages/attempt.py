@@ -9,9 +9,10 @@ from threading import Event
 
 from agent import prompts
 from agent.loop import Agent
+from agent.outcome import Patch
 from agent.protocols import Journal, Model, Sandbox, SandboxLimits
 from agent.resume import Progress, opening
-from agent.types import AgentResult, Limits, Patch, Price, Sampling, Task
+from agent.types import AgentResult, Limits, Price, Sampling, Task
 from worker.stages import config
 from worker.stages.layer import spec
 from worker.stages.ports import Layer, Repositories

@@ -6,13 +6,14 @@ Every outside effect is looked up before it is made, so a run whose worker died 
 from __future__ import annotations
 
 import logging
-from contextlib import suppress
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
 from agent.evidence import Verdict
-from agent.types import Evidence, Outcome, Patch, Usage
+from agent.outcome import Evidence, Outcome, Patch
+from agent.types import Usage
 from worker import logs
 from worker.errors import (
     ForgeRefused,
@@ -29,10 +30,11 @@ from worker.observe import Watch
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages import texts
+from worker.stages.edge import last_words, unless_lost
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
 from worker.stages.status import set_status
 from worker.stages.tidying import after_the_end
-from worker.store import queries
+from worker.store import queries, trajectories
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.store.text import clean
@@ -55,6 +57,7 @@ class Result:
     patch: Patch | None
     evidence: tuple[Evidence, ...]
     known_heads: frozenset[str]
+    unsure: Decimal  #: how much less it may have cost, USD
 
     @property
     def footer(self) -> str:
@@ -62,7 +65,7 @@ class Result:
         usage = Usage(prompt=run.prompt_tokens, cached=run.cached_tokens, completion=run.completion_tokens)
         return texts.accounting(
             usage,
-            run.usd,
+            (run.usd - self.unsure, run.usd),
             calls=run.calls,
             model=run.model or "none",
             tokenizer=run.tokenizer or "",
@@ -104,11 +107,8 @@ class Deliver:
                     self._hand_on(lease, str(error))
                 except Transient as error:
                     self._again_or_fail(lease, error)
-                except Permanent as error:
-                    self._fail(lease, str(error))
-                except Exception as error:
-                    log.exception("deliver_crashed")
-                    self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+                except Exception as error:  # noqa: BLE001 - a bug ends a run, never its worker
+                    self._fail(lease, last_words(error, "deliver_crashed"))
 
     def _read(self, run_id: UUID) -> Result:
         with self.store.transaction() as session:
@@ -116,6 +116,7 @@ class Deliver:
             row = queries.patch(session, run_id)
             rows = queries.evidence(session, run_id)
             known = queries.pushed_heads(session, run.repository, run.branch)
+            unsure = trajectories.unsure(session, [run_id])[run_id]
         pieces = [
             Evidence.model_validate(
                 {name: getattr(e, name) for name in Evidence.model_fields},
@@ -127,6 +128,7 @@ class Deliver:
             patch=None if row is None else ledger.stored_patch(row),
             evidence=tuple(pieces),
             known_heads=known,
+            unsure=unsure,
         )
 
     def _deliver(self, lease: Lease, holding: Holding) -> str | None:
@@ -246,7 +248,7 @@ class Deliver:
     def _hand_on(self, lease: Lease, reason: str) -> None:
         """Another worker goes on, after the sweep announced it; that is no failure of GitHub's."""
         log.info("deliver_handed_on")
-        with suppress(LeaseLost), self.store.transaction() as session:
+        with unless_lost(), self.store.transaction() as session:
             states.hand_back_stage(session, lease, reason=reason, wait=0.0, counts=False)
 
     def _tell_end(self, run: Run) -> None:
@@ -267,26 +269,20 @@ class Deliver:
         a quarter of the time waited so far, and only after a day it is given up."""
         log.warning("deliver_postponed", extra={"why": str(error)})
         asked = error.retry_after if isinstance(error, ForgeUnavailable) else None
-        try:
-            with self.store.transaction() as session:
-                waited = queries.seconds_since_conclusion(session, lease.run_id)
-                if waited < PATIENCE_SECONDS:
-                    wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
-                    states.hand_back_stage(session, lease, reason=clean(str(error)), wait=wait, counts=False)
-                    return
-        except LeaseLost:
-            log.warning("lease_lost")
+        with self.store.transaction() as session:
+            waited = queries.seconds_since_conclusion(session, lease.run_id)
+        if waited >= PATIENCE_SECONDS:
+            self._fail(lease, f"given up: {error}")
             return
-        self._fail(lease, f"given up: {error}")
+        wait = max(asked or 0.0, SHORTEST_PAUSE, min(waited / 4, LONGEST_PAUSE))
+        with unless_lost(), self.store.transaction() as session:
+            states.hand_back_stage(session, lease, reason=clean(str(error)), wait=wait, counts=False)
 
     def _fail(self, lease: Lease, reason: str) -> None:
         log.error("run_failed", extra={"why": reason})
-        try:
+        with unless_lost():
             with self.store.transaction() as session:
                 states.advance(session, lease, RunState.FAILED, reason=clean(reason))
                 run = session.get_one(Run, lease.run_id, populate_existing=True)
-        except LeaseLost:
-            log.warning("lease_lost")
-            return
-        self.watch.ended(state=run.state.value, outcome=run.outcome, kind=run.kind.value, profile=run.profile)
-        self._tell_end(run)
+            self.watch.ended(state=run.state.value, outcome=run.outcome, kind=run.kind.value, profile=run.profile)
+            self._tell_end(run)

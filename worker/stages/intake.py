@@ -13,7 +13,7 @@ from worker.errors import ForgeRefused, ForgeUnavailable, Permanent, ShuttingDow
 from worker.heartbeat import Heartbeat
 from worker.holding import Work
 from worker.observe import Watch
-from worker.runs import budgets, pausing, quarantine, queue_position, requests, setups
+from worker.runs import budget_words, pausing, quarantine, queue_position, requests, setups
 from worker.runs.requests import IssueRequest, StopRequest
 from worker.stages import config, large_files, texts
 from worker.stages.layer import needed
@@ -215,7 +215,7 @@ class Intake:
         with self.store.transaction() as session:
             run = session.get_one(Run, run_id)
             paused = [texts.paused(pause) for pause in pausing.pauses(session, repository=request.repository)]
-            held = budgets.held(session, run)
+            held = budget_words.held(session, run)
             wait = queue_position.told(session, run) if held is None and not paused else None
         queue = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
         headline = f"queued for {self.profile}, asked for by @{request.sender}."

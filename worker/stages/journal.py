@@ -15,7 +15,8 @@ from worker.errors import LeaseLost, Paused, ShuttingDown, Transient
 from worker.holding import Holding
 from worker.observe import Watch
 from worker.runs import budgets, ledger
-from worker.runs.budgets import Amount, DayLimits, Limited, Refusal
+from worker.runs.accounts import Amount, DayLimits, Limited
+from worker.runs.budgets import Refusal
 from worker.store.money import Scope
 from worker.store.session import Store
 

@@ -15,8 +15,9 @@ from typing import Literal, Protocol
 
 from pydantic import Field, SecretStr
 
+from agent.outcome import Patch
 from agent.protocols import Mount
-from agent.types import Frozen, Patch
+from agent.types import Frozen
 
 Conclusion = Literal["success", "neutral"]
 

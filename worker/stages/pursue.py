@@ -14,16 +14,17 @@ from sqlalchemy.orm import Session
 
 from agent.types import ExitStatus
 from worker import logs, wakes
-from worker.errors import LeaseLost, ModelUnavailable, Paused, Permanent, ShuttingDown, Transient
+from worker.errors import LeaseLost, ModelUnavailable, Paused, ShuttingDown, Transient
 from worker.gates import Gate, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
 from worker.runs import ledger, setups, states
-from worker.runs.budgets import DayLimits
+from worker.runs.accounts import DayLimits
 from worker.runs.states import Lease
 from worker.stages.attempt import Attempt, Solver
 from worker.stages.config import RepositoryConfig
+from worker.stages.edge import last_words, unless_lost
 from worker.stages.journal import LeasedJournal, NoRoom
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
@@ -122,12 +123,9 @@ class Pursue:
         except Transient as error:
             self._give_back(lease, error)
             return False
-        except Permanent as error:
+        except Exception as error:  # noqa: BLE001 - a bug ends a run, never its worker
             self.watch.failed(error)
-            self._fail(lease, str(error))
-        except Exception as error:
-            log.exception("run_crashed")
-            self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+            self._fail(lease, last_words(error, "run_crashed"))
         return True
 
     def _solve(self, lease: Lease, holding: Holding) -> Attempt:
@@ -216,12 +214,9 @@ class Pursue:
 
     def _hold_for_setup(self, lease: Lease) -> None:
         log.warning("layer_missing")
-        try:
-            with self.store.transaction() as session:
-                setups.hold(session, lease)
-                after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
-        except LeaseLost:
-            log.warning("lease_lost")
+        with unless_lost(), self.store.transaction() as session:
+            setups.hold(session, lease)
+            after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
 
     def _give_back(self, lease: Lease, error: Transient) -> None:
         """Back to the queue with the reason visible. No attempt is counted for a shutdown, a pause, a model that is
@@ -230,42 +225,36 @@ class Pursue:
         log.warning("run_given_back", extra={"why": str(error)})
         free = isinstance(error, ModelUnavailable | ShuttingDown | Paused | NoRoom)
         wait = 0.0 if isinstance(error, ShuttingDown | Paused) else RETRY_SECONDS
-        try:
-            with self.store.transaction() as session:
-                run = session.get_one(Run, lease.run_id)
-                if run.cancel_requested is not None:
-                    reason = f"cancelled by {run.cancel_requested}"
-                    states.advance(session, lease, RunState.CANCELLED, reason=reason)
-                    self._tell(session, lease)
-                    return
-                if not free and run.attempt + 1 >= run.max_attempts:
-                    reason = clean(f"given up after {run.max_attempts} attempts: {error}")
-                    states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)
-                    self._tell(session, lease)
-                    return
-                later = func.now() + timedelta(seconds=wait)
-                states.advance(
-                    session,
-                    lease,
-                    RunState.QUEUED,
-                    counted=not free,
-                    reason=clean(str(error)),
-                    not_before=later,
-                    publish_after=later,
-                )
-                if wait == 0.0:
-                    after_commit(session, lambda: self.send(wakes.permit(self.profile)))
-        except LeaseLost:
-            log.warning("lease_lost")
+        with unless_lost(), self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            if run.cancel_requested is not None:
+                reason = f"cancelled by {run.cancel_requested}"
+                states.advance(session, lease, RunState.CANCELLED, reason=reason)
+                self._tell(session, lease)
+                return
+            if not free and run.attempt + 1 >= run.max_attempts:
+                reason = clean(f"given up after {run.max_attempts} attempts: {error}")
+                states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)
+                self._tell(session, lease)
+                return
+            later = func.now() + timedelta(seconds=wait)
+            states.advance(
+                session,
+                lease,
+                RunState.QUEUED,
+                counted=not free,
+                reason=clean(str(error)),
+                not_before=later,
+                publish_after=later,
+            )
+            if wait == 0.0:
+                after_commit(session, lambda: self.send(wakes.permit(self.profile)))
 
     def _fail(self, lease: Lease, reason: str) -> None:
         log.error("run_failed", extra={"why": reason})
-        try:
-            with self.store.transaction() as session:
-                states.advance(session, lease, RunState.FAILED, reason=clean(reason))
-                self._tell(session, lease)
-        except LeaseLost:
-            log.warning("lease_lost")
+        with unless_lost(), self.store.transaction() as session:
+            states.advance(session, lease, RunState.FAILED, reason=clean(reason))
+            self._tell(session, lease)
 
     def _tell(self, session: Session, lease: Lease) -> None:
         """People hear of an end without delivery, too."""

@@ -8,7 +8,9 @@ from uuid import UUID
 
 from agent.evidence import Verdict
 from agent.hygiene import is_test_path
-from agent.types import Evidence, Outcome, Patch, Usage
+from agent.outcome import Evidence, Outcome, Patch
+from agent.types import Usage
+from worker import money
 from worker.runs.pausing import Pause
 
 LIMIT = 60_000  # characters; GitHub cuts at 65,536
@@ -54,13 +56,15 @@ def paused(pause: Pause) -> str:
     return f"Paused{what} by {inline(pause.requested_by, 100)}" + (f": {inline(pause.reason)}" if pause.reason else "")
 
 
-def accounting(usage: Usage, cost: Decimal, *, calls: int, model: str, tokenizer: str, isolation: str) -> str:
+def accounting(
+    usage: Usage, cost: tuple[Decimal, Decimal], *, calls: int, model: str, tokenizer: str, isolation: str
+) -> str:
     """The footer every result carries: what ran and what it used. A model that did not run is said so by its label."""
     word = "would cost" if "no language model ran" in model else "cost"
     counted = "; token counts approximate" if "approximate" in tokenizer else ""
     return (
         f"<sub>Model: {model}. Calls: {calls}. Tokens: {usage.prompt:,} in (of which {usage.cached:,} cached), "
-        f"{usage.completion:,} out{counted}; {word} ${cost:.4f}. Isolation: {isolation}.</sub>"
+        f"{usage.completion:,} out{counted}; {word} {money.usd(*cost)}. Isolation: {isolation}.</sub>"
     )
 
 

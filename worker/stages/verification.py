@@ -11,8 +11,8 @@ from typing import Literal
 
 from agent import evidence as rules
 from agent.hygiene import Violation, is_test_path, printable
+from agent.outcome import Evidence, Patch
 from agent.protocols import ExecResult, Sandbox, SandboxLimits
-from agent.types import Evidence, Patch
 from worker.stages.config import RepositoryConfig
 from worker.stages.layer import spec
 from worker.stages.ports import Layer, Repositories

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
-from agent.types import Evidence, Outcome
+from agent.outcome import Evidence, Outcome
 from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name
@@ -20,6 +19,7 @@ from worker.observe import Watch
 from worker.runs import ledger, states
 from worker.runs.states import Lease
 from worker.stages.config import RepositoryConfig
+from worker.stages.edge import last_words, unless_lost
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.verification import Verifier, refusal
@@ -64,11 +64,8 @@ class Verify:
                 self._hand_on(lease, str(error))
             except Transient as error:
                 self._again_or_fail(lease, str(error))
-            except Permanent as error:
-                self._fail(lease, str(error))
-            except Exception as error:
-                log.exception("verify_crashed")
-                self._fail(lease, f"internal error: {type(error).__name__}: {error}")
+            except Exception as error:  # noqa: BLE001 - a bug ends a run, never its worker
+                self._fail(lease, last_words(error, "verify_crashed"))
 
     def _verify(self, lease: Lease, holding: Holding) -> None:
         with self.store.transaction() as session:
@@ -109,40 +106,32 @@ class Verify:
 
     def _wait_for_setup(self, lease: Lease, reason: str) -> None:
         log.warning("layer_missing")
-        try:
-            with self.store.transaction() as session:
-                states.hand_back_stage(session, lease, reason=reason, wait=RETRY_SECONDS, counts=False)
-                after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
-        except LeaseLost:
-            log.warning("lease_lost")
+        with unless_lost(), self.store.transaction() as session:
+            states.hand_back_stage(session, lease, reason=reason, wait=RETRY_SECONDS, counts=False)
+            after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
 
     def _hand_on(self, lease: Lease, reason: str) -> None:
         """Another worker takes the evidence anew; that is no attempt."""
         log.info("verify_handed_on")
-        with suppress(LeaseLost), self.store.transaction() as session:
+        with unless_lost(), self.store.transaction() as session:
             states.hand_back_stage(session, lease, reason=reason, wait=0.0, counts=False)
             after_commit(session, lambda: self.send(wakes.verify(lease.run_id)))
 
     def _again_or_fail(self, lease: Lease, reason: str) -> None:
         log.warning("verify_postponed", extra={"why": reason})
-        try:
-            with self.store.transaction() as session:
-                run = session.get_one(Run, lease.run_id)
-                if run.attempt + 1 < run.max_attempts:
-                    states.hand_back_stage(session, lease, reason=clean(reason), wait=RETRY_SECONDS, counts=True)
-                    return
-        except LeaseLost:
-            log.warning("lease_lost")
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+        if run.attempt + 1 >= run.max_attempts:
+            self._fail(lease, f"given up after {run.max_attempts} attempts: {reason}", counted=True)
             return
-        self._fail(lease, f"given up after {run.max_attempts} attempts: {reason}", counted=True)
+        with unless_lost(), self.store.transaction() as session:
+            states.hand_back_stage(session, lease, reason=clean(reason), wait=RETRY_SECONDS, counts=True)
 
     def _fail(self, lease: Lease, reason: str, *, counted: bool = False) -> None:
         log.error("run_failed", extra={"why": reason})
-        try:
+        with unless_lost():
             with self.store.transaction() as session:
                 states.advance(session, lease, RunState.FAILED, counted=counted, reason=clean(reason))
                 run = session.get_one(Run, lease.run_id, populate_existing=True)
                 after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
             self.watch.ended(state=run.state.value, outcome=run.outcome, kind=run.kind.value, profile=run.profile)
-        except LeaseLost:
-            log.warning("lease_lost")

@@ -11,8 +11,9 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, LargeBinary, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from agent.outcome import Outcome, TestOutcome
 from agent.protocols import Isolation
-from agent.types import ExitStatus, Outcome, TestOutcome
+from agent.types import ExitStatus
 from worker.store.base import Base, by_value
 
 
@@ -55,7 +56,10 @@ class Delivery(Base):
     """One event from outside; `key` is X-GitHub-Delivery, or a key of our own for sweep, CLI and dashboard."""
 
     __tablename__ = "deliveries"
-    __table_args__ = (Index(None, "publish_after", postgresql_where=text("state = 'received'")),)
+    __table_args__ = (
+        Index(None, "publish_after", postgresql_where=text("state = 'received'")),
+        Index("ix_deliveries_repository_issue_number", "repository", "issue_number"),
+    )
 
     id: Mapped[UUID] = _id()
     key: Mapped[str] = mapped_column(unique=True)

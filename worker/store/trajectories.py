@@ -67,15 +67,30 @@ class AttemptSpend(NamedTuple):
     cached_tokens: int
     completion_tokens: int
     usd: Decimal
+    usd_low: Decimal
+
+
+_LOW = func.coalesce(Spend.usd_low, Spend.usd)  #: rows from before it was kept are taken as exact
+
+
+def unsure(session: Session, run_ids: Sequence[UUID]) -> dict[UUID, Decimal]:
+    """How much less than `Run.usd` each of these runs may have cost, USD: cached input whose price is not known."""
+    rows = session.execute(
+        select(Spend.run_id, func.sum(Spend.usd - _LOW)).where(Spend.run_id.in_(run_ids)).group_by(Spend.run_id)
+    )
+    return dict.fromkeys(run_ids, Decimal(0)) | {row[0]: Decimal(row[1]) for row in rows}
 
 
 def spend_by_attempt(session: Session, run_id: UUID) -> dict[int, AttemptSpend]:
     """The ledger by lease token: every attempt's, whatever became of its steps."""
     sums = [func.sum(column) for column in (Spend.prompt_tokens, Spend.cached_tokens, Spend.completion_tokens)]
     rows = session.execute(
-        select(Spend.lease_token, func.count(), *sums, func.sum(Spend.usd))
+        select(Spend.lease_token, func.count(), *sums, func.sum(Spend.usd), func.sum(_LOW))
         .where(Spend.run_id == run_id)
         .group_by(Spend.lease_token)
         .order_by(Spend.lease_token)
     )
-    return {row[0]: AttemptSpend(row[1], int(row[2]), int(row[3]), int(row[4]), Decimal(row[5])) for row in rows}
+    return {
+        row[0]: AttemptSpend(row[1], int(row[2]), int(row[3]), int(row[4]), Decimal(row[5]), Decimal(row[6]))
+        for row in rows
+    }

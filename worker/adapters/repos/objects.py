@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, cast
 
-from agent.types import FileChange, Patch
+from agent.outcome import FileChange, Patch
 from worker.adapters.repos.git import Git, GitFailed
 from worker.adapters.repos.names import is_object_id, object_id
 from worker.errors import BadPatch, RepositoryRefused, RepositoryUnavailable

@@ -1,5 +1,8 @@
-"""Notices between processes: sent with a transaction's commit, heard by one thread per process. They only hasten what a
-heartbeat would find anyway, so a lost one costs time and nothing else."""
+"""Notices between processes by LISTEN and NOTIFY: sent with a transaction's commit, heard by one thread per process.
+
+They only hasten what a heartbeat would find anyway, so a lost one costs time and nothing else. What an operator's hook
+is told is another thing: `worker.store.notifications`.
+"""
 
 from __future__ import annotations
 
@@ -46,7 +49,7 @@ class Listener:
         self._heard = heard
         self._stop = threading.Event()
         self.connected = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="notices", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="pg-listener", daemon=True)
         self._thread.start()
 
     def close(self) -> None:

@@ -1,0 +1,30 @@
+"""Money as people see it, and the footer that every result carries."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from agent.types import Usage
+from worker import money
+from worker.stages import texts
+
+
+@pytest.mark.parametrize(
+    ("amounts", "shown"),
+    [
+        ((Decimal("2.5"),), "$2.5000"),
+        ((0.0103, 0.0103), "$0.0103"),
+        ((Decimal("0.01034"), Decimal("0.01031")), "$0.0103"),
+        ((Decimal("0.0006"), Decimal("0.0103")), "$0.0006 to $0.0103"),
+    ],
+)
+def test_a_range_is_one_where_it_can_be_seen(amounts, shown):
+    assert money.usd(*amounts) == shown
+
+
+def test_a_footer_shows_the_range():
+    about = {"calls": 2, "model": "m", "tokenizer": "t", "isolation": "strict"}
+    footer = texts.accounting(Usage(prompt=1000, cached=970), (Decimal("0.0006"), Decimal("0.0103")), **about)
+    assert "; cost $0.0006 to $0.0103." in footer
