@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from agent.protocols import Isolation
+from worker.profiles import catalogue, plans
+from worker.profiles.memory import H100_GIB, refusal
 from worker.runs.pausing import Pause
 
 OLDEST_BWRAP = (0, 11)  # overlay mounts
@@ -63,16 +65,20 @@ class Facts:
     schema: tuple[str | None, str] | None = None
     pauses: tuple[Pause, ...] = ()
     disk_free: int | None = None
+    profile: str = "small-24b"
+    gpus: tuple[float, ...] = ()  #: GiB of each
 
 
 @dataclass(frozen=True)
 class Report:
-    """`isolation` decides the exit status; `service` is what else a worker will ask for."""
+    """`isolation` decides the exit status; `service` is what else a worker will ask for, `engine` what its GPUs could
+    run."""
 
     wanted: Isolation
     best: Isolation | None
     isolation: tuple[Finding, ...]
     service: tuple[Finding, ...]
+    engine: tuple[Finding, ...] = ()
 
     @property
     def fit(self) -> bool:
@@ -91,7 +97,7 @@ def judge(facts: Facts, wanted: Isolation) -> Report:
         git(facts),
     )
     service = (*backends(facts), python(facts), node(facts), *services(facts), *paused(facts), disk(facts))
-    return Report(wanted, works[0] if works else None, isolation, service)
+    return Report(wanted, works[0] if works else None, isolation, service, tuple(engine(facts)))
 
 
 def kernel(facts: Facts) -> Finding:
@@ -258,11 +264,32 @@ def disk(facts: Facts) -> Finding:
     return Finding("disk", Status.OK, free)
 
 
+def engine(facts: Facts) -> Iterator[Finding]:
+    """Licences, whether the profile fits this machine's GPUs, and what two or eight such GPUs are best used for."""
+    for key, profile in catalogue().items():
+        unproven = "; ".join(profile.unproven)
+        detail = f"{profile.name}, licence {profile.licence}" + (f"; unproven: {unproven}" if unproven else "")
+        chosen = key == facts.profile
+        wrong, gpus = "", len(facts.gpus)
+        if chosen and facts.gpus:
+            settings = profile.engine()
+            taken = min(gpus, settings.tensor_parallel)
+            wrong = refusal(profile, settings, gib=min(facts.gpus), gpus=taken)
+            detail = f"{detail}; on {taken} of the {gpus} GPUs here: {wrong or 'fits'}"
+        mend = "choose another profile, or what would fit in DEVSTRAL_FIX_ENGINE" if wrong else ""
+        status = Status.WARN if wrong else Status.OK
+        yield Finding(f"profile {key}{' (chosen)' * chosen}", status, detail, mend)
+    gib = min(facts.gpus, default=H100_GIB)
+    card = f"of {gib:.0f} GiB" if facts.gpus else "like an H100 80 GB (none is here)"
+    yield from (Finding(f"two GPUs {card}", Status.OK, words) for words in plans.two(gib))
+    yield from (Finding(f"eight GPUs {card}", Status.OK, words) for words in plans.node(gib))
+
+
 def lines(report: Report) -> Iterator[str]:
     """For people: one line each, what mends it below."""
     best = "none" if report.best is None else report.best.value
     yield f"isolation offered: {best}; chosen: {report.wanted.value}"
-    for finding in (*report.isolation, *report.service):
+    for finding in (*report.isolation, *report.service, *report.engine):
         yield f"{finding.status.value:8}{finding.name}: {finding.detail}"
         if finding.mend and finding.status is not Status.OK:
             yield f"        mend: {finding.mend}"

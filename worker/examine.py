@@ -57,6 +57,8 @@ def examine(settings: Settings) -> Facts:
         schema=schema,
         pauses=_pauses(settings, schema),
         disk_free=_disk_free(settings.data_dir),
+        profile=settings.profile,
+        gpus=_gpus(),
     )
 
 
@@ -70,6 +72,12 @@ def _try_level(level: Isolation) -> str | None:
         except (ServiceError, OSError) as e:
             return str(e)
     return None
+
+
+def _gpus() -> tuple[float, ...]:
+    """GiB of each GPU, by the driver's own program."""
+    said = _answer(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]) or ""
+    return tuple(int(line) / 1024 for line in said.split() if line.isdecimal())
 
 
 def _sysctls() -> dict[str, str]:
@@ -87,11 +95,16 @@ def _path() -> str:
 
 def _said(argv: list[str]) -> str | None:
     """The first line that a program answers with; None when it can't be run."""
+    answer = _answer(argv)
+    return answer.splitlines()[0] if answer else None
+
+
+def _answer(argv: list[str]) -> str | None:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _node() -> str | None:

@@ -149,18 +149,24 @@ def _context(resolved: Resolved, expected: Expected) -> str:
 
 
 def _kv_memory(resolved: Resolved, expected: Expected) -> str:
-    have, need = resolved.kv_tokens, expected.runs * expected.run_tokens
+    fp8 = resolved.kv_dtype.startswith("fp8")
+    return too_little_kv(resolved.kv_tokens, run_tokens=expected.run_tokens, runs=expected.runs, fp8=fp8)
+
+
+def too_little_kv(have: int, *, run_tokens: int, runs: int, fp8: bool) -> str:
+    """Why a KV memory of `have` tokens does not do for `runs` runs at their limit, and what would fit; empty where it
+    does."""
+    need = runs * run_tokens
     if have >= need:
         return ""
-    limit = have // expected.runs // _ROUND * _ROUND
+    limit = have // runs // _ROUND * _ROUND
     fits = [f"a limit of {limit:,} tokens a run"] if limit else []
-    if not resolved.kv_dtype.startswith("fp8") and 2 * have >= need:
+    if not fp8 and 2 * have >= need:
         fits.append(f"an FP8 KV cache ({2 * have:,} tokens; its quality is unproven)")
-    fits.append(f"{-(-need // max(have, 1))} times the memory for KV (more GPUs, a 4-bit model)")
-    held = have // expected.run_tokens
+    fits.append(f"{-(-need // have)} times the memory for KV (more GPUs, a 4-bit model)" if have else "more GPUs")
     return (
-        f"the engine's KV memory holds {have:,} tokens, {held} runs at their limit of {expected.run_tokens:,};"
-        f" a profile has to hold {expected.runs} ({need:,}). What would fit: {', or '.join(fits)}"
+        f"the engine's KV memory holds {have:,} tokens, {have // run_tokens} runs at their limit of {run_tokens:,};"
+        f" a profile has to hold {runs} ({need:,}). What would fit: {', or '.join(fits)}"
     )
 
 
