@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from worker.adapters.engine.admission import Capacity, KvAdmission
 from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.port import Engine
 from worker.bench import agents_figures, records
@@ -19,7 +20,6 @@ from worker.bench.agents_window import TICK, Window, measure
 from worker.bench.filler import Filler
 from worker.bench.roofline import Gpu, ModelShape, bound
 from worker.bench.workloads import Means, Workload, digest, means, plan
-from worker.gates import TokenGate
 
 PLANNED = 512  # trajectories whose plans the digest covers
 
@@ -29,13 +29,6 @@ class Hardware:
     shape: ModelShape
     gpu: Gpu
     gpus: int = 1
-
-
-def kv_gate(engine: Engine, workload: Workload, expected: int) -> Admission:
-    """The worker's gate with the engine's real capacity. `expected`: tokens of a mean context; the shared prefix is
-    held once for all, so it counts once."""
-    capacity = engine.facts.kv_tokens - workload.shared
-    return Gated(TokenGate(lambda: capacity, expected=max(1, expected - workload.shared)))
 
 
 @dataclass(kw_only=True)
@@ -50,8 +43,7 @@ class Points:
     ramp: float = 240.0
     window: float = 120.0
     tick: float = TICK
-    expected: int | None = None  #: tokens of a mean context, for admission; None: the plans'
-    admission: Callable[[Engine, Workload, int], Admission] = kv_gate
+    expected: int | None = None  #: tokens of a mean context, where admission begins; None: the plans'
     hardware: Hardware | None = None
     config: dict[str, Any] = field(default_factory=dict)  #: goes into every record as it is
     out: Path | None = None  #: directory for raw records
@@ -68,12 +60,12 @@ class Points:
             raise ValueError(f"{mode!r} is none of {MODES}")
         in_flight = 1 if mode == "one-at-a-time" else in_flight
         expected = self.expected or round(self.means.context)
-        admission = self.admission(self.engine, self.workload, expected) if mode == "admitted" else Unlimited()
+        admission, model = self._admitted(expected) if mode == "admitted" else (Unlimited(), self.model)
         pace: Pace = Lockstep(in_flight) if mode == "lockstep" else Free()
         busy = self.engine.load()
         seen = measure(
             engine=self.engine,
-            model=self.model,
+            model=model,
             filler=self.filler,
             workload=self.workload,
             seed=self.seed,
@@ -107,6 +99,13 @@ class Points:
         self.records.append(record)
         self._keep(record, seen)
         return record
+
+    def _admitted(self, expected: int) -> tuple[Admission, EngineModel]:
+        """The worker's gate with the engine's real capacity, and the model whose calls take turns behind it."""
+        facts = self.engine.facts
+        capacity = Capacity(gpu=facts.kv_tokens, context=facts.max_model_len, host=facts.host_kv_tokens)
+        admission = KvAdmission(capacity, expected=expected, shared=self.workload.shared)
+        return Gated(admission), EngineModel(self.engine, self.model.counter, self.model.name, admission=admission)
 
     def _roofline(self, seen: Window, found: dict[str, Any], expected: int) -> dict[str, Any]:
         if self.hardware is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Event
 from typing import Protocol
 
-from worker.gates import Load, TokenGate
+from worker.gates import Load
 
 MODES = ("one-at-a-time", "lockstep", "plain", "admitted")
 
@@ -57,10 +57,22 @@ class Unlimited:
         pass
 
 
-class Gated:
-    """First come, first served at the worker's gate for KV memory."""
+class Gate(Protocol):
+    """The worker's gate for KV memory."""
 
-    def __init__(self, gate: TokenGate) -> None:
+    def enter(self) -> bool: ...
+
+    def leave(self) -> None: ...
+
+    def when_room(self, action: Callable[[], None]) -> None: ...
+
+    def load(self) -> Load: ...
+
+
+class Gated:
+    """First come, first served at the gate."""
+
+    def __init__(self, gate: Gate) -> None:
         self._gate = gate
         self._queue: deque[Event] = deque()
         self._lock = threading.Lock()

@@ -16,6 +16,7 @@ from threading import Event
 from agent.tokens import TokenCounter, TokenizerUnusable
 from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec, Usage
 from agent.wire import CallIds
+from worker.adapters.engine.admission import KvAdmission
 from worker.adapters.engine.answer import AnswerReader, Read
 from worker.adapters.engine.port import Engine, Generated, Request
 from worker.errors import SettingsError
@@ -24,9 +25,13 @@ from worker.errors import SettingsError
 class EngineModel:
     """A model on an engine; safe for threads. The engine's owner shuts it down."""
 
-    def __init__(self, engine: Engine, counter: TokenCounter, name: str) -> None:
-        """`name`: what people call the model. SettingsError when the vocabulary can't be used."""
+    def __init__(
+        self, engine: Engine, counter: TokenCounter, name: str, *, admission: KvAdmission | None = None
+    ) -> None:
+        """`name`: what people call the model. `admission`: whose turns its calls wait for; None: nobody's.
+        SettingsError when the vocabulary can't be used."""
         self.engine = engine
+        self.admission = admission
         self.counter = counter
         self.name = name
         try:
@@ -75,6 +80,8 @@ class EngineConversation:
         self._model = model
         self._history = model.counter.open(system, tools)
         self._ids = CallIds()
+        self._seat = None if model.admission is None else model.admission.seat()
+        self._known = 0  # tokens whose KV memory the engine computed for this conversation
         self.last: Generated | None = None
 
     @property
@@ -98,18 +105,19 @@ class EngineConversation:
         """
         started = time.monotonic()
         reader = self._model.reader
-        generated = self.last = self._model.engine.generate(
-            Request(
-                ids=self._history.ids,
-                max_tokens=sampling.max_tokens,
-                temperature=sampling.temperature,
-                stop=(reader.eos,),
-                exactly=exactly,
-                priority=priority,
-            ),
-            deadline=deadline,
-            cancel=cancel,
+        request = Request(
+            ids=self._history.ids,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            stop=(reader.eos,),
+            exactly=exactly,
+            priority=priority,
         )
+        generated = self.last = self._generate(request, deadline=deadline, cancel=cancel)
+        if generated is None:
+            return Completion(
+                message=AssistantMessage(), usage=Usage(), finish_reason="abort", seconds=time.monotonic() - started
+            )
         read = reader.read(generated.ids)
         usage = Usage(
             prompt=generated.prompt,
@@ -133,5 +141,23 @@ class EngineConversation:
             seconds=time.monotonic() - started,
         )
 
+    def _generate(self, request: Request, *, deadline: float, cancel: Event) -> Generated | None:
+        """None: cancelled, or late, before it was this call's turn."""
+        engine, seat = self._model.engine, self._seat
+        if seat is None:
+            return engine.generate(request, deadline=deadline, cancel=cancel)
+        with seat.turn(len(request.ids), request.max_tokens, deadline=deadline, cancel=cancel) as waited:
+            if waited is None:
+                return None
+            done = engine.generate(request, deadline=deadline, cancel=cancel)
+        # A cache of whole blocks never held an answer's last token.
+        block = engine.facts.block_size
+        cacheable = max(0, self._known - 1) // block * block
+        seat.answered(prompt=done.prompt, cached=done.cached, cacheable=cacheable, completion=len(done.ids))
+        self._known = done.prompt + len(done.ids)
+        return done
+
     def close(self) -> None:
         """The engine forgets by itself: blocks that nobody asks for again are the first to go."""
+        if self._seat is not None:
+            self._seat.close()

@@ -124,6 +124,7 @@ class VllmBackend:
             max_model_len=config.model_config.max_model_len,
             max_num_seqs=config.scheduler_config.max_num_seqs,
             start_seconds=time.monotonic() - started,
+            host_kv_tokens=_host_tokens(options, config),
         )
         return cls(engine, report, facts)
 
@@ -172,6 +173,17 @@ class VllmBackend:
                 if child.is_alive() and child.pid is not None:
                     os.kill(child.pid, signal.SIGKILL)  # also one that is stopped
                     child.join()
+
+
+def _host_tokens(options: EngineOptions, config: Any) -> int:
+    """What the host's tier holds; keys and values over all layers, in the cache's own type."""
+    if not options.kv_offloading_gib:
+        return 0
+    model = config.model_config
+    width = 1 if str(config.cache_config.cache_dtype).startswith("fp8") else 2
+    layers = model.get_num_layers(config.parallel_config)
+    token = 2 * layers * model.get_total_num_kv_heads() * model.get_head_size() * width
+    return int(options.kv_offloading_gib * 2**30 / token)
 
 
 def _times(metrics: Any) -> dict[str, float]:
