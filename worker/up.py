@@ -74,7 +74,7 @@ def check(settings: Settings, port: int) -> None:
         compose.make_notifier(settings, stack)
     if settings.metrics_listen is not None:
         address(settings.metrics_listen)
-    compose.make_model(settings)
+    compose.check_model(settings)
     with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
         repositories = compose.make_repositories(Path(scratch))
         compose.make_sandbox(settings, Path(scratch), repositories)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import queue
 import threading
 import time
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -39,6 +40,7 @@ class SteeredBackend:
         self.begun = threading.Semaphore(0)
         self.aborted: list[str] = []
         self.deaf = False
+        self.dead = False
         self.closed = 0
 
     async def run(self, name: str, request: Request) -> Raw:
@@ -62,13 +64,13 @@ def raw(finish: str = "stop", count: int = 1) -> Raw:
 
 
 @contextmanager
-def hosted(*, hang_seconds: float = 60.0) -> Iterator[tuple[EngineHost, SteeredBackend]]:
+def hosted(*, hang_seconds: float = 60.0, on_death: Callable[[str], None] = lambda _: None) -> Iterator[tuple[EngineHost, SteeredBackend]]:
     backend = SteeredBackend()
 
     async def start() -> SteeredBackend:
         return backend
 
-    host = EngineHost(start, hang_seconds=hang_seconds)
+    host = EngineHost(start, hang_seconds=hang_seconds, on_death=on_death)
     try:
         yield host, backend
     finally:
@@ -163,6 +165,38 @@ def test_an_abort_that_the_engine_does_not_heed_counts_as_a_hang(monkeypatch: py
         with pytest.raises(ModelUnavailable, match="aborted call"):
             host.generate(prompt(), deadline=soon(0.1))
         assert not host.alive
+
+
+def test_a_death_is_told_once_however_many_calls_saw_it() -> None:
+    told: queue.Queue[str] = queue.Queue()
+    with hosted(on_death=told.put) as (host, backend), ThreadPoolExecutor(2) as pool:
+        calls = [pool.submit(host.generate, prompt(), deadline=soon()) for _ in range(2)]
+        for _ in calls:
+            assert backend.begun.acquire(timeout=5)
+        for name in ("1", "2"):
+            on_loop(host, backend.started[name].set_exception, BackendDied("out of memory"))
+        assert all(isinstance(call.exception(5), ModelUnavailable) for call in calls)
+        assert told.get(timeout=5) == "out of memory"
+    assert told.empty()
+
+
+def test_an_engine_that_ends_while_nobody_calls_is_noticed() -> None:
+    told: queue.Queue[str] = queue.Queue()
+    with hosted(on_death=told.put) as (host, backend):
+        backend.dead = True
+        assert told.get(timeout=5) == "its process ended"
+        assert not host.alive
+    assert told.empty()
+
+
+def test_a_shutdown_is_no_death() -> None:
+    told: queue.Queue[str] = queue.Queue()
+    with hosted(on_death=told.put) as (host, backend), ThreadPoolExecutor(1) as pool:
+        calling = pool.submit(host.generate, prompt(), deadline=soon())
+        assert backend.begun.acquire(timeout=5)
+        host.shutdown()
+        assert isinstance(calling.exception(5), ModelUnavailable)
+    assert told.empty()
 
 
 def test_shutting_down_ends_the_calls_in_flight() -> None:

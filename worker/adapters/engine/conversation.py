@@ -23,7 +23,7 @@ from worker.errors import SettingsError
 
 
 class EngineModel:
-    """A model on an engine; safe for threads. The engine's owner shuts it down."""
+    """A model on an engine; safe for threads. `close` shuts the engine down."""
 
     def __init__(
         self, engine: Engine, counter: TokenCounter, name: str, *, admission: KvAdmission | None = None
@@ -63,6 +63,9 @@ class EngineModel:
         """Answers so far, and how often each kind of repair was needed."""
         with self._lock:
             return self._answers, Counter(self._repairs)
+
+    def close(self) -> None:
+        self.engine.shutdown()
 
     def open(self, system: str, tools: Sequence[ToolSpec]) -> EngineConversation:
         return EngineConversation(self, system, tools)

@@ -74,6 +74,10 @@ class Backend(Protocol):
 
     async def abort(self, name: str) -> None: ...
 
+    @property
+    def dead(self) -> bool:
+        """It ended by itself, also while nobody called."""
+
     def close(self) -> None:
         """End all its processes, also when they hang."""
 
@@ -114,16 +118,20 @@ class EngineHost:
         gpus: int = 1,
         start_seconds: float = 1200.0,
         hang_seconds: float = HANG_SECONDS,
+        on_death: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Blocks until the engine is up. What `start` raises passes through; ModelUnavailable when it takes longer
-        than `start_seconds`."""
+        than `start_seconds`. `on_death` is called once, with the reason, when the engine died or hangs; it must not
+        block, and never follows a shutdown."""
         self._hang_seconds = hang_seconds
+        self._on_death = on_death
         self._calls: dict[str, _Call] = {}
         self._count = 0
         self._dead: str | None = None
         self._gpus = gpus
         self._times = (0.0, 0.0)
         self._closing = threading.Lock()
+        self._dying = threading.Lock()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="engine-loop", daemon=True)
         self._thread.start()
@@ -168,7 +176,7 @@ class EngineHost:
         try:
             return calling.result(max(0.0, deadline - time.monotonic()) + ABORT_SECONDS + SLACK)
         except FutureTimeout as error:
-            self._dead = "its event loop does not answer"
+            self._mourn("its event loop does not answer")
             raise ModelUnavailable(f"the engine is down: {self._dead}") from error
 
     async def _call(self, request: Request, deadline: float, cancel: Event | None) -> Generated:
@@ -217,13 +225,24 @@ class EngineHost:
                         await backend.abort(name)
                 elif now - call.aborted_at > ABORT_SECONDS:
                     self._die(f"an aborted call did not end within {ABORT_SECONDS:g} s")
+            if backend.dead:
+                self._die("its process ended")
             if silence.tick(backend.report.steps, busy=bool(self._calls)) > self._hang_seconds:
                 self._die(f"{len(self._calls)} calls in flight and no progress for {self._hang_seconds:g} s")
 
     def _die(self, why: str) -> None:
-        if self._dead is None:
-            log.error("engine_died", extra={"reason": why, "calls": len(self._calls)})
+        if self._mourn(why):
             self._fail_all(why)
+
+    def _mourn(self, why: str) -> bool:
+        """From any thread; False when it was dead already."""
+        with self._dying:
+            if self._dead is not None:
+                return False
+            self._dead = why
+        log.error("engine_died", extra={"reason": why, "calls": len(self._calls)})
+        self._on_death(why)
+        return True
 
     def _fail_all(self, why: str) -> None:
         self._dead = why

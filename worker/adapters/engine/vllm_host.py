@@ -25,9 +25,11 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from worker.adapters.engine.checks import Resolved, resolve
 from worker.adapters.engine.host import BackendDied, BadRequest, EngineHost, Raw, Report
 from worker.adapters.engine.options import EngineOptions
 from worker.adapters.engine.port import EngineFacts, Request
+from worker.errors import SettingsError
 
 CLOSE_SECONDS = 10.0
 
@@ -38,7 +40,17 @@ class VllmEngine(EngineHost):
     def __init__(self, options: EngineOptions, **host: Any) -> None:
         """`host`: passed on to `EngineHost`. Blocks for the start: seconds for a tiny model, minutes for a real one.
         SettingsError for a model or options that vLLM refuses."""
-        super().__init__(lambda: VllmBackend.start(options), gpus=options.tensor_parallel, **host)
+
+        async def start() -> VllmBackend:
+            backend = await VllmBackend.start(options)
+            self._config = backend.config
+            return backend
+
+        super().__init__(start, gpus=options.tensor_parallel, **host)
+
+    def resolved(self, tokenizer_version: int) -> Resolved:
+        """What the engine made of its model and its options."""
+        return resolve(self._config, kv_tokens=self.facts.kv_tokens, tokenizer_version=tokenizer_version)
 
     def bare(self, requests: Sequence[Request], *, concurrency: int) -> tuple[float, list[Raw]]:
         """Benchmarks: these requests straight on vLLM, without this service's part. Seconds for all, and each."""
@@ -78,6 +90,8 @@ def _arguments(options: EngineOptions) -> AsyncEngineArgs:
     mistral = (options.model / "params.json").is_file()
     own |= {"config_format": "mistral" if mistral else "hf"}
     own |= {"load_format": "dummy" if options.dummy_weights else ("mistral" if mistral else "auto")}
+    if taken := own.keys() & options.extra.keys():
+        raise SettingsError(f"DEVSTRAL_FIX_ENGINE: extra may not hold {', '.join(sorted(taken))}")
     return AsyncEngineArgs(**{k: v for k, v in own.items() if v is not None}, **options.extra)
 
 
@@ -104,6 +118,7 @@ class VllmBackend:
 
     def __init__(self, engine: AsyncLLM, report: Report, facts: EngineFacts) -> None:
         self._engine = engine
+        self.config = engine.vllm_config
         self._children = active_children()
         self.report = report
         self.facts = facts
@@ -111,9 +126,17 @@ class VllmBackend:
     @classmethod
     async def start(cls, options: EngineOptions) -> VllmBackend:
         started, report = time.monotonic(), Report()
-        engine = AsyncLLM.from_engine_args(
-            _arguments(options), stat_loggers=[lambda *_args, **_kwargs: _Reporter(report)]
-        )
+        try:
+            engine = AsyncLLM.from_engine_args(
+                _arguments(options), stat_loggers=[lambda *_args, **_kwargs: _Reporter(report)]
+            )
+        except SettingsError:
+            raise
+        except Exception as error:  # whatever it raises, it says that this model does not start with these options
+            words = " ".join(str(error).split())[:500]
+            raise SettingsError(
+                f"vLLM does not start {options.model.name}: {type(error).__name__}: {words} (its own log has more)"
+            ) from error
         config = engine.vllm_config
         cache = config.cache_config
         facts = EngineFacts(
@@ -163,6 +186,10 @@ class VllmBackend:
 
     async def abort(self, name: str) -> None:
         await self._engine.abort(name)
+
+    @property
+    def dead(self) -> bool:
+        return bool(self._engine.errored)
 
     def close(self) -> None:
         try:
