@@ -14,6 +14,7 @@ from agent.types import Limits
 from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
 from worker.adapters.engine.opening import Use, check_before, open_engine
 from worker.adapters.engine.options import EngineOptions
+from worker.adapters.engine.port import Generated
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.hook import WebhookNotifier
 from worker.adapters.layers import DiskLayers
@@ -47,10 +48,9 @@ def make_model(
     counter: TokenCounter | None = None,
     *,
     on_death: Callable[[str], None] = lambda _: None,
-    waited: Callable[[float], None] = lambda _: None,
+    watch: Watch | None = None,
 ) -> OpenedModel:
-    """A `vllm:` model is an engine in this process, started when this returns. The last two are told of its death,
-    and of each call's wait for room."""
+    """A `vllm:` model is an engine in this process, started when this returns; `on_death` is told of its death."""
     if settings.engine_model is not None:
         options = engine_options(settings, settings.engine_model)
         use = Use(
@@ -58,7 +58,12 @@ def make_model(
             mean_context=settings.context_tokens,
             untested_ok=settings.engine_untested,
         )
-        return open_engine(options, use, on_death=on_death, waited=waited)
+        watch = watch or Watch()
+
+        def told(done: Generated) -> None:
+            watch.metrics.generated(queue=done.queued, first_token=done.first, decode=done.decode)
+
+        return open_engine(options, use, on_death=on_death, waited=watch.admitted, told=told)
     return open_model(
         settings.need("model"),
         counter=counter or TokenCounter(settings.tekken_file),

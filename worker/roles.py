@@ -21,12 +21,13 @@ from worker import compose, queue, wakes
 from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.models.history import open_history
 from worker.adapters.repos import GitRepositories
+from worker.engine_clock import EngineClock
 from worker.gated_sandbox import GatedSandbox
 from worker.gates import Admission, CommandGate, Gate, Measured, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
 from worker.observe import Watch
 from worker.observe.exposition import exposed
-from worker.observe.load import GateLoads
+from worker.observe.load import EngineLoads, GateLoads
 from worker.paced import Paced
 from worker.periodic import Periodic
 from worker.presence import Presence
@@ -143,9 +144,11 @@ def _gpu(process: Process) -> Duty:
     counter = TokenCounter(settings.tekken_file)
     open_history(counter, "", ())  # read now: it takes seconds, and a run's wall time is for its own work
     # An engine is up when this returns, so no permit is taken before; without it the worker has to be started anew.
-    model = compose.make_model(settings, counter, on_death=process.shutdown.fail, waited=process.watch.admitted)
+    model = compose.make_model(settings, counter, on_death=process.shutdown.fail, watch=process.watch)
     process.stack.callback(model.close)
     process.heartbeat.only_while(lambda: model.alive)
+    if isinstance(model, EngineModel):
+        _account(process, model)
     solver = compose.make_solver(settings, sandbox, process.repositories, model)
     tokens = _admission(process, model)
     pursue = Pursue(
@@ -169,6 +172,20 @@ def _gpu(process: Process) -> Duty:
         gates=(tokens, commands),
         greet=(wakes.permit(settings.profile),),
     )
+
+
+def _account(process: Process, model: EngineModel) -> None:
+    """The engine's time into the store, with each beat and at the end; what it does now, to whoever asks."""
+
+    def times() -> tuple[float, float]:
+        load = model.engine.load()
+        return load.busy_seconds, load.idle_seconds
+
+    gpus = model.engine.facts.gpus
+    clock = EngineClock(process.store, owner_name(), profile=process.settings.profile, gpus=gpus, times=times)
+    process.heartbeat.also(clock)
+    process.stack.callback(clock.close)
+    process.watch.metrics.registry.register(EngineLoads(model.engine.load))
 
 
 def _admission(process: Process, model: Model) -> Admission:

@@ -10,7 +10,7 @@ import threading
 import time
 from array import array
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Event
 
 from agent.tokens import TokenCounter, TokenizerUnusable
@@ -26,12 +26,23 @@ class EngineModel:
     """A model on an engine; safe for threads. `close` shuts the engine down."""
 
     def __init__(
-        self, engine: Engine, counter: TokenCounter, name: str, *, admission: KvAdmission | None = None
+        self,
+        engine: Engine,
+        counter: TokenCounter,
+        name: str,
+        *,
+        admission: KvAdmission | None = None,
+        forced: Sequence[str] = (),
+        told: Callable[[Generated], None] = lambda _: None,
     ) -> None:
-        """`name`: what people call the model. `admission`: whose turns its calls wait for; None: nobody's.
-        SettingsError when the vocabulary can't be used."""
+        """`name`: what people call the model. `admission`: whose turns its calls wait for; None: nobody's. `forced`:
+        grammars (`worker.adapters.engine.grammar`) of each conversation's first answers, so that a model without
+        sense does something sensible in a test; what it then did is labelled so. `told` is told of every call that the
+        engine answered. SettingsError when the vocabulary can't be used."""
         self.engine = engine
         self.admission = admission
+        self.forced = tuple(forced)
+        self.told = told
         self.counter = counter
         self.name = name
         try:
@@ -44,7 +55,7 @@ class EngineModel:
 
     @property
     def label(self) -> str:
-        return f"vllm:{self.name} ({self.engine.facts.engine})"
+        return f"vllm:{self.name} ({self.engine.facts.engine}{'; forced' * bool(self.forced)})"
 
     @property
     def tokenizer(self) -> str:
@@ -52,7 +63,7 @@ class EngineModel:
 
     @property
     def identity(self) -> str:
-        return f"vllm:{self.name}"
+        return f"vllm:{self.name}{':forced' * bool(self.forced)}"
 
     @property
     def alive(self) -> bool:
@@ -84,6 +95,7 @@ class EngineConversation:
         self._history = model.counter.open(system, tools)
         self._ids = CallIds()
         self._seat = None if model.admission is None else model.admission.seat()
+        self._answers = 0
         self._known = 0  # tokens whose KV memory the engine computed for this conversation
         self.last: Generated | None = None
 
@@ -96,13 +108,22 @@ class EngineConversation:
             self._history.add(message)
 
     def restore(self, answer: AssistantMessage) -> None:
+        self._answers += 1
         self._ids.known(answer.tool_calls)
         self._history.add(answer)
 
     def complete(
-        self, sampling: Sampling, *, deadline: float, cancel: Event, exactly: bool = False, priority: int = 0
+        self,
+        sampling: Sampling,
+        *,
+        deadline: float,
+        cancel: Event,
+        grammar: str | None = None,
+        exactly: bool = False,
+        priority: int = 0,
     ) -> Completion:
-        """`exactly`: benchmarks generate just `max_tokens`. An aborted answer is not appended to the history.
+        """`grammar`: what the answer has to match. `exactly`: benchmarks generate just `max_tokens`. An aborted answer
+        is not appended to the history.
 
         Raises ModelUnavailable and ModelRejected.
         """
@@ -113,6 +134,7 @@ class EngineConversation:
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             stop=(reader.eos,),
+            grammar=grammar if grammar is not None else self._forced(),
             exactly=exactly,
             priority=priority,
         )
@@ -121,6 +143,7 @@ class EngineConversation:
             return Completion(
                 message=AssistantMessage(), usage=Usage(), finish_reason="abort", seconds=time.monotonic() - started
             )
+        self._model.told(generated)
         read = reader.read(generated.ids)
         usage = Usage(
             prompt=generated.prompt,
@@ -132,6 +155,7 @@ class EngineConversation:
             message = AssistantMessage(content=read.content, raw=read.raw)
             return Completion(message=message, usage=usage, finish_reason="abort", seconds=time.monotonic() - started)
         self._model.count(read)
+        self._answers += 1
         self._history.extend(generated.ids)
         if not generated.ids or generated.ids[-1] != reader.eos:
             self._history.extend(array("i", [reader.eos]))  # cut at its limit: the format wants every answer closed
@@ -143,6 +167,10 @@ class EngineConversation:
             finish_reason="length" if generated.finish == "length" else ("tool_calls" if calls else "stop"),
             seconds=time.monotonic() - started,
         )
+
+    def _forced(self) -> str | None:
+        forced = self._model.forced
+        return forced[self._answers] if self._answers < len(forced) else None
 
     def _generate(self, request: Request, *, deadline: float, cancel: Event) -> Generated | None:
         """None: cancelled, or late, before it was this call's turn."""

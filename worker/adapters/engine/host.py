@@ -52,12 +52,15 @@ class Raw:
 
 @dataclass(kw_only=True)
 class Report:
-    """What a backend last said of itself. `steps` grows with each step of the engine: its sign of life."""
+    """What a backend last said of itself. `steps` grows with each step of the engine: its sign of life. The tokens are
+    the engine's own sums, of all its calls."""
 
     steps: int = 0
     running: int = 0
     waiting: int = 0
     kv_used: float = 0.0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
 
 
 class Backend(Protocol):
@@ -167,6 +170,11 @@ class EngineHost:
             busy_seconds=busy,
             idle_seconds=idle,
         )
+
+    @property
+    def tokens(self) -> tuple[int, int]:
+        """Prompt and completion tokens of all calls so far, by the engine's own count."""
+        return self._backend.report.prompt_tokens, self._backend.report.completion_tokens
 
     def generate(self, request: Request, *, deadline: float, cancel: Event | None = None) -> Generated:
         """See `Engine.generate`."""

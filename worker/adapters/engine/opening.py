@@ -13,6 +13,7 @@ from worker.adapters.engine import checks, versions
 from worker.adapters.engine.admission import Capacity, KvAdmission
 from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.options import EngineOptions
+from worker.adapters.engine.port import Generated
 from worker.errors import SettingsError
 
 ENVIRONMENT = {
@@ -60,9 +61,10 @@ def open_engine(
     *,
     on_death: Callable[[str], None] = lambda _: None,
     waited: Callable[[float], None] = lambda _: None,
+    told: Callable[[Generated], None] = lambda _: None,
 ) -> EngineModel:
     """Blocks until the engine is up and is what the model's files ask for. `on_death` is told once, from a thread of
-    the engine's; `waited` the seconds that each call waited for its turn. SettingsError."""
+    the engine's; `waited` the seconds that each call waited for its turn, `told` each answer. SettingsError."""
     check_before(options, untested_ok=use.untested_ok)
     counter = TokenCounter(options.model / "tekken.json")
     try:
@@ -83,7 +85,7 @@ def open_engine(
         facts = engine.facts
         capacity = Capacity(gpu=facts.kv_tokens, context=facts.max_model_len, host=facts.host_kv_tokens)
         admission = KvAdmission(capacity, expected=min(use.mean_context, facts.max_model_len), waited=waited)
-        return EngineModel(engine, counter, _name(options), admission=admission)
+        return EngineModel(engine, counter, _name(options), admission=admission, told=told)
     except BaseException:
         engine.shutdown()
         raise

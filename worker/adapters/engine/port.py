@@ -52,6 +52,7 @@ class EngineFacts:
     max_model_len: int  #: tokens of one context, the answer included
     max_num_seqs: int
     start_seconds: float
+    gpus: int = 1  #: that it is spread over
     host_kv_tokens: int = 0  #: that the tier behind it holds, in the host's memory
 
 

@@ -101,9 +101,12 @@ class _Reporter(StatLoggerBase):
     def __init__(self, report: Report) -> None:
         self._report = report
 
-    def record(self, scheduler_stats: Any, *_: Any, **__: Any) -> None:
+    def record(self, scheduler_stats: Any, iteration_stats: Any, *_: Any, **__: Any) -> None:
         report = self._report
         report.steps += 1
+        if iteration_stats is not None:
+            report.prompt_tokens += iteration_stats.num_prompt_tokens
+            report.completion_tokens += iteration_stats.num_generation_tokens
         if scheduler_stats is not None:
             report.running = scheduler_stats.num_running_reqs
             report.waiting = scheduler_stats.num_waiting_reqs
@@ -147,6 +150,7 @@ class VllmBackend:
             max_model_len=config.model_config.max_model_len,
             max_num_seqs=config.scheduler_config.max_num_seqs,
             start_seconds=time.monotonic() - started,
+            gpus=options.tensor_parallel,
             host_kv_tokens=_host_tokens(options, config),
         )
         return cls(engine, report, facts)
