@@ -68,7 +68,7 @@ test: setup ## All tests. ARGS="-k word" and the like go to pytest.
 test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
 	@$(PYTHON) -m tests.attacks $(ARGS)
 
-test-engine: $(ENGINE_STAMPS)/project ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
+test-engine: $(ENGINE_STAMPS)/project $(ENGINE_STAMPS)/redis ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
 	@$(ENGINE_PYTHON) -m pytest -q tests/engine $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
@@ -135,6 +135,10 @@ $(ENGINE_STAMPS)/packages: requirements/engine-cpu.txt $(ENGINE_STAMPS)/torch
 
 $(ENGINE_STAMPS)/project: pyproject.toml $(ENGINE_STAMPS)/packages
 	$(call step,devstral-fix beside vLLM,$(call project,$(ENGINE_PYTHON)))
+	@touch $@
+
+$(ENGINE_STAMPS)/redis: worker/adapters/embedded/fetch_redis.py | $(ENGINE_STAMPS)/project
+	$(call step,Redis beside vLLM,$(ENGINE_PYTHON) -m worker.adapters.embedded.fetch_redis)
 	@touch $@
 
 # Status 3 says that this machine has no node that is new enough; then one comes from a wheel.

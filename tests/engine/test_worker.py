@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,6 +50,12 @@ def states(service: Service) -> list[str]:
         return [seen.state for seen in workforce.seen(session, every=True)]
 
 
+def engine_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """A worker's descendants, less Python's own helper for shared memory."""
+    found = psutil.Process(process.pid).children(recursive=True)
+    return [one for one in found if "resource_tracker" not in " ".join(one.cmdline())]
+
+
 def gone(these: list[psutil.Process]) -> bool:
     return not any(one.is_running() and one.status() != psutil.STATUS_ZOMBIE for one in these)
 
@@ -63,7 +70,7 @@ def test_a_worker_starts_its_engine_before_it_takes_a_run_and_ends_it_when_asked
 
     with service.worker("gpu", starting=lambda: until(known, seconds=STARTED)) as process:
         assert "starting" in seen
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = engine_of(process)
         assert children
         until(lambda: service.run(run_id).state is RunState.CONCLUDED, seconds=STARTED)
         process.send_signal(signal.SIGTERM)
@@ -78,7 +85,7 @@ def test_a_worker_starts_its_engine_before_it_takes_a_run_and_ends_it_when_asked
 
 def test_a_worker_whose_engine_dies_hands_its_run_back_and_asks_to_be_started_again(service: Service) -> None:
     with service.worker("gpu", starting=lambda: until(lambda: "running" in states(service), seconds=STARTED)) as process:
-        children = psutil.Process(process.pid).children()
+        children = engine_of(process)
         run_id = service.queue()
         until(lambda: service.run(run_id).calls > 0, seconds=STARTED)
         for child in children:
@@ -90,7 +97,8 @@ def test_a_worker_whose_engine_dies_hands_its_run_back_and_asks_to_be_started_ag
 
 def test_an_engine_does_not_outlive_a_worker_that_was_killed(service: Service) -> None:
     with service.worker("gpu", starting=lambda: until(lambda: "running" in states(service), seconds=STARTED)) as process:
-        children = psutil.Process(process.pid).children(recursive=True)
+        children = engine_of(process)
+        assert children
         process.kill()
         process.wait(10)
     until(lambda: gone(children), seconds=30)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-ENGINE_MODULES = ("checks", "host", "options", "port", "shapes", "versions")
+ENGINE_MODULES = ("checks", "host", "options", "port", "shapes", "tether", "versions")
 
 
 def imported_by(statement: str) -> set[str]:
