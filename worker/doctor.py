@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from agent.protocols import Isolation
 from worker.profiles import catalogue, plans
@@ -66,6 +67,7 @@ class Facts:
     pauses: tuple[Pause, ...] = ()
     disk_free: int | None = None
     profile: str = "small-24b"
+    engine: Mapping[str, Any] = field(default_factory=dict)  #: settings in place of the profile's
     gpus: tuple[float, ...] = ()  #: GiB of each
 
 
@@ -272,7 +274,7 @@ def engine(facts: Facts) -> Iterator[Finding]:
         chosen = key == facts.profile
         wrong, gpus = "", len(facts.gpus)
         if chosen and facts.gpus:
-            settings = profile.engine()
+            settings = profile.engine(facts.engine)
             taken = min(gpus, settings.tensor_parallel)
             wrong = refusal(profile, settings, gib=min(facts.gpus), gpus=taken)
             detail = f"{detail}; on {taken} of the {gpus} GPUs here: {wrong or 'fits'}"

@@ -13,6 +13,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from agent.protocols import Isolation
+from worker import compose
 from worker.adapters.models.address import check_address
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BwrapSandbox
@@ -58,6 +59,7 @@ def examine(settings: Settings) -> Facts:
         pauses=_pauses(settings, schema),
         disk_free=_disk_free(settings.data_dir),
         profile=settings.profile,
+        engine=settings.engine,
         gpus=_gpus(),
     )
 
@@ -185,8 +187,18 @@ def _redis(settings: Settings, services: dict[str, str | None]) -> None:
 
 
 def _model(settings: Settings, services: dict[str, str | None], details: dict[str, str]) -> None:
-    """Whether the server answers at all: its list of models is asked for, no language model runs."""
+    """Whether the server answers at all: its list of models is asked for, no language model runs. Of a `vllm:` model,
+    what can be known without starting an engine."""
     if settings.model is None:
+        return
+    if settings.engine_model is not None:
+        try:
+            compose.check_model(settings)
+        except ServiceError as e:
+            services["model"] = str(e)
+            return
+        services["model"] = None
+        details["model"] = f"{settings.engine_model.name}, on an engine in each GPU worker; none was started"
         return
     kind, _, rest = settings.model.partition(":")
     if kind == "scripted":

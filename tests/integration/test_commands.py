@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import update
 
-from agent.types import Outcome
+from agent.outcome import Outcome
 from tests.factories import queue_run
 from worker import errors, exits
 from worker.runs import pausing, states
@@ -66,6 +66,7 @@ def test_workers_have_a_heading(ask, store):
 
         about = {"role": "gpu", "queues": ["q"], "profile": "p", "slots": 2, "isolation": "basic", "version": "1"}
         workforce.register(session, "host:1", **about, lease_seconds=60)
+        workforce.ready(session, "host:1")
     head, row = ask("workers", "list").splitlines()
     assert head.split()[:4] == ["worker", "role", "state", "slots"]
     assert row.split()[:4] == ["host:1", "gpu", "running", "2"]
