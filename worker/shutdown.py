@@ -25,8 +25,8 @@ HAND_BACK_SECONDS = 4.0
 
 class Shutdown:
     """`begun` is set at the first request: take no more, end at the next step. After `grace` seconds, or at a second
-    request, whatever is in flight is interrupted; a few seconds later the process ends with `status` all the same: done,
-    or failed where it was not people who asked."""
+    request, whatever is in flight is interrupted; a few seconds later the process ends with `status` all the same:
+    done, or failed where it was not people who asked."""
 
     def __init__(self, store: Store, heartbeat: Heartbeat, *, grace: float, last: float = LAST_SECONDS) -> None:
         self.begun = threading.Event()

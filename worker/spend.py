@@ -120,7 +120,16 @@ def _cell(value: Any) -> Any:
 
 def as_table(records: Sequence[dict[str, Any]], by: Sequence[str], models: dict[str, Entry]) -> list[str]:
     """For people: columns, then what the figures are."""
-    head = [*by, "calls", "in", "cached", "out", "GPU-seconds", "actual", *(f"at {entry.name}" for entry in models.values())]
+    head = [
+        *by,
+        "calls",
+        "in",
+        "cached",
+        "out",
+        "GPU-seconds",
+        "actual",
+        *(f"at {entry.name}" for entry in models.values()),
+    ]
     rows = [
         [
             *(f"{one[name]} {IDLE}" if one["idle"] and one[name] != IDLE else str(one[name]) for name in by),

@@ -84,7 +84,9 @@ def test_a_worker_starts_its_engine_before_it_takes_a_run_and_ends_it_when_asked
 
 
 def test_a_worker_whose_engine_dies_hands_its_run_back_and_asks_to_be_started_again(service: Service) -> None:
-    with service.worker("gpu", starting=lambda: until(lambda: "running" in states(service), seconds=STARTED)) as process:
+    with service.worker(
+        "gpu", starting=lambda: until(lambda: "running" in states(service), seconds=STARTED)
+    ) as process:
         children = engine_of(process)
         run_id = service.queue()
         until(lambda: service.run(run_id).calls > 0, seconds=STARTED)
@@ -96,7 +98,9 @@ def test_a_worker_whose_engine_dies_hands_its_run_back_and_asks_to_be_started_ag
 
 
 def test_an_engine_does_not_outlive_a_worker_that_was_killed(service: Service) -> None:
-    with service.worker("gpu", starting=lambda: until(lambda: "running" in states(service), seconds=STARTED)) as process:
+    with service.worker(
+        "gpu", starting=lambda: until(lambda: "running" in states(service), seconds=STARTED)
+    ) as process:
         children = engine_of(process)
         assert children
         process.kill()

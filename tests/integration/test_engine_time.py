@@ -1,4 +1,4 @@
-"""Whose GPU time it was: over real runs and the real ledger, with an engine whose calls overlap as a test wants them."""
+"""Whose GPU time it was: over real runs and the real ledger, with an engine whose calls overlap as tests want them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from array import array
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from prometheus_client import generate_latest
 from sqlalchemy import func, select, text
 
 from agent.tokens import TokenCounter
@@ -20,7 +21,6 @@ from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.host import EngineHost, Raw, Report
 from worker.adapters.engine.port import EngineLoad, Generated
 from worker.engine_clock import EngineClock
-from prometheus_client import generate_latest
 from worker.observe.load import EngineLoads
 from worker.observe.metrics import Metrics
 from worker.runs import engine_time, ledger, requests, states, workforce
@@ -49,10 +49,10 @@ class Together:
         self.begun.release()
         self.most = max(self.most, len(self._waiting))
         if len(self._waiting) >= RUNS:
-            for other in self._waiting:
+            together, self._waiting = self._waiting, []
+            for other in together:
                 other.set()
                 await asyncio.sleep(0.01)  # what the engine does, a little for each
-            self._waiting.clear()
         await turn.wait()
         count = len(request.ids)
         return Raw(ids=self._answer, finish="stop", prompt=count, cached=0, queued=0.0, first=0.1, decode=0.2)

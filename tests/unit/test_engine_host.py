@@ -64,7 +64,9 @@ def raw(finish: str = "stop", count: int = 1) -> Raw:
 
 
 @contextmanager
-def hosted(*, hang_seconds: float = 60.0, on_death: Callable[[str], None] = lambda _: None) -> Iterator[tuple[EngineHost, SteeredBackend]]:
+def hosted(
+    *, hang_seconds: float = 60.0, on_death: Callable[[str], None] = lambda _: None
+) -> Iterator[tuple[EngineHost, SteeredBackend]]:
     backend = SteeredBackend()
 
     async def start() -> SteeredBackend:

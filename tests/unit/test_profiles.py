@@ -33,7 +33,7 @@ def test_licences_are_those_of_the_models():
 def test_single_settings_override_defaults_and_unknown_ones_are_named():
     engine = profile("small-24b").engine({"kv_cache_dtype": "auto", "max_num_seqs": 8})
     assert (engine.kv_fp8, engine.max_num_seqs, engine.max_model_len) == (False, 8, 32_768)
-    with pytest.raises(SettingsError, match="kv_dtype.*kv_cache_dtype"):
+    with pytest.raises(SettingsError, match=r"kv_dtype.*kv_cache_dtype"):
         profile("small-24b").engine({"kv_dtype": "auto"})
     with pytest.raises(SettingsError, match="speculative_decoding"):
         profile("small-24b").engine({"speculative_decoding": True})

@@ -45,8 +45,9 @@ def spend(
 ) -> None:
     """What was spent: calls, tokens, what they cost, and what the same tokens cost at other models' prices.
 
-    Read from totals by day, not from the ledger's rows. What engines of ours did not use is a row of its own. Where no price of cached input is known, a cost is a range;
-    with --json every amount is [at least, at most].
+    Read from totals by day, not from the ledger's rows. What engines of ours did not use is a row of its own, at
+    DEVSTRAL_FIX_GPU_USD_PER_HOUR. Where no price of cached input is known, a cost is a range; with --json every amount
+    is [at least, at most].
     """
     from worker import prices
     from worker import spend as report

@@ -62,7 +62,9 @@ class EngineLoads(Collector):
         calls.add_metric(["waiting"], load.waiting)
         kv = GaugeMetricFamily(f"{NAMESPACE}_engine_kv_used_ratio", "Of the engine's KV memory, in use now.")
         kv.add_metric([], load.kv_used)
-        time = CounterMetricFamily(f"{NAMESPACE}_engine_seconds", "With calls in flight, and without.", labels=["state"])
+        time = CounterMetricFamily(
+            f"{NAMESPACE}_engine_seconds", "With calls in flight, and without.", labels=["state"]
+        )
         time.add_metric(["busy"], load.busy_seconds)
         time.add_metric(["idle"], load.idle_seconds)
         return [calls, kv, time]

@@ -27,8 +27,8 @@ class NoSuchWorker(Permanent):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A worker as people see it. `state`: starting (an engine takes minutes), running, draining (finishes what it holds), drained, lost (not seen for a
-    lease's time) or stopped; ages are seconds by the database's clock."""
+    """A worker as people see it. `state`: starting (an engine takes minutes), running, draining (finishes what it
+    holds), drained, lost (not seen for a lease's time) or stopped; ages are seconds by the database's clock."""
 
     name: str
     role: str

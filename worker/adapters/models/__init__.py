@@ -49,7 +49,7 @@ def open_model(
         return OpenAIModel(check_address(url, allow_remote), name, counter, api_key=api_key)
     if kind == "vllm" and rest:
         raise SettingsError(
-            "a vllm: model runs inside a GPU worker (`up`, `work`) or `fix`; here a server is needed: start `vllm serve`"
-            f" and use {EXAMPLES.rpartition(' ')[2]}"
+            "a vllm: model runs inside a GPU worker (`up`, `work`) or `fix`; here a server is needed: start"
+            f" `vllm serve` and use {EXAMPLES.rpartition(' ')[2]}"
         )
     raise SettingsError(f"no model is called {kind + ':' if rest else kind!r}; use one of: {EXAMPLES}")
