@@ -7,7 +7,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import update
 
-from agent.types import Outcome
+from agent.outcome import Outcome
 from tests.factories import queue_run
 from worker import errors, exits
 from worker.runs import pausing, states
