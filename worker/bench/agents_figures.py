@@ -18,7 +18,8 @@ re-prefilled: prompt tokens that had been computed before and were computed agai
   blocks can't give back the rest of the last one, nor the last answer's last token: at most a block a call, left out
   here and kept in the records' re_prefilled_raw.
 KV: what running sequences hold; what the cache keeps for others is not in it.
-overhead: wall time in add() and complete() less the engine's, per step, waits for the interpreter included."""
+overhead: wall time in add() and complete() less the engine's and the wait for a turn, per step, waits for the
+  interpreter included."""
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -66,6 +67,7 @@ def figures(window: Window, workload: Workload) -> dict[str, Any]:
         "ttft_seconds": spread([c.first for c in calls]),
         "decode_seconds": spread([c.decode for c in calls]),
         "tpot_seconds": spread([c.decode / (c.generated - 1) for c in calls if c.generated > 1]),
+        "turn_seconds": spread([c.turn for c in calls]),
         "overhead_seconds": spread([c.overhead for c in calls]),
         "gpu_seconds": sum(c.gpu_seconds for c in calls),
         "failures": dict(window.failures),

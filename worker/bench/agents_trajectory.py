@@ -38,7 +38,8 @@ class Call:
     first: float
     decode: float
     engine_seconds: float
-    overhead: float  #: ours: encoding what was added before the call, and the call without the engine's part
+    turn: float  #: waited, before the call, until its context had room
+    overhead: float  #: ours: encoding what was added before the call, and the call without the engine's and that wait
     gpu_seconds: float
 
 
@@ -151,7 +152,8 @@ class Place:
                         first=got.first,
                         decode=got.decode,
                         engine_seconds=got.seconds,
-                        overhead=spent + ended - began - got.seconds,
+                        turn=talk.waited,
+                        overhead=spent + ended - began - got.seconds - talk.waited,
                         gpu_seconds=got.gpu_seconds,
                     )
                 )

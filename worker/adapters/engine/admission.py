@@ -23,14 +23,14 @@ from worker.gates import Load, Room
 GPU_SHARE = 0.93  # of GPU memory for calls in flight: answers grow, blocks round up
 HOST_SHARE = 0.9
 REACH = 1.65  # residents beyond the GPU that still help: enough to fill it while others wait for their tools
-ALONE_SHARE = 0.97  # without a host tier
+ALONE_SHARE = 0.92  # without a host tier; what trajectories that ended left behind is in the way, too
 PATIENCE = 10.0  # seconds; a call that waited longer goes before any whose context may still be cached
 POLL = 0.05  # seconds between two looks at a call's cancellation
 
 ANSWER = 256  # tokens of an answer, until some were seen
 LEARN = 1 / 64  # weight of one call in the running means
 TOO_MUCH, LITTLE = 0.02, 0.005  # of prompt tokens computed again
-STEP_DOWN, STEP_UP = 0.95, 1.01
+STEP_DOWN, STEP_UP = 0.95, 1.002
 LOWEST, HIGHEST = 0.5, 1.0
 
 
@@ -44,9 +44,8 @@ class Capacity:
 
     @property
     def residents(self) -> float:
-        if not self.host:
-            return ALONE_SHARE * self.gpu
-        return min(self.gpu + HOST_SHARE * self.host, REACH * self.gpu)
+        """The host's tier keeps a copy of what the GPU holds, too: the larger of both counts, not their sum."""
+        return max(ALONE_SHARE * self.gpu, min(HOST_SHARE * self.host, REACH * self.gpu))
 
 
 class Seat:

@@ -98,6 +98,7 @@ class EngineConversation:
         self._answers = 0
         self._known = 0  # tokens whose KV memory the engine computed for this conversation
         self.last: Generated | None = None
+        self.waited = 0.0  # seconds that the last call waited for its turn
 
     @property
     def tokens(self) -> int:
@@ -180,6 +181,7 @@ class EngineConversation:
         with seat.turn(len(request.ids), request.max_tokens, deadline=deadline, cancel=cancel) as waited:
             if waited is None:
                 return None
+            self.waited = waited
             done = engine.generate(request, deadline=deadline, cancel=cancel)
         # A cache of whole blocks never held an answer's last token.
         block = engine.facts.block_size
