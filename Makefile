@@ -51,7 +51,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup demo test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
+.PHONY: help setup setup-engine demo test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -63,12 +63,15 @@ demo: setup ## The whole way of one issue, on this machine. MODEL=openai:URL#NAM
 	@$(BIN)/devstral-fix demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 test: setup ## All tests. ARGS="-k word" and the like go to pytest.
-	@$(PYTHON) -m pytest -q -n 2 --dist=loadgroup --ignore=tests/attacks --ignore=tests/engine $(ARGS)
+	@$(PYTHON) -m pytest -q -n 3 --dist=loadgroup --ignore=tests/attacks --ignore=tests/engine $(ARGS)
 
 test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
 	@$(PYTHON) -m tests.attacks $(ARGS)
 
-test-engine: $(ENGINE_STAMPS)/project $(ENGINE_STAMPS)/redis ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
+setup-engine: $(ENGINE_STAMPS)/project $(ENGINE_STAMPS)/redis ## Create .venv-engine; test-engine runs it itself.
+	@:
+
+test-engine: setup-engine ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
 	@$(ENGINE_PYTHON) -m pytest -q tests/engine $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
