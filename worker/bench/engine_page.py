@@ -38,7 +38,7 @@ def figures(raw: Iterable[tuple[str, dict[str, Any]]]) -> list[Figure]:
         found, config = record["figures"], record["config"]
         tier = f", host tier {config['kv_offloading_gib']} GiB" if config.get("kv_offloading_gib") else ""
         name = f"{record['workload']['name']} {record['mode']}, {record['in_flight']} in flight{tier} ({call[-6:]})"
-        values = [("trajectories/hour", found["trajectories_per_hour"], None)]
+        values: list[tuple[str, float, float | None]] = [("trajectories/hour", found["trajectories_per_hour"], None)]
         limit = {("admitted", 48): 1.0, ("admitted", 512): 3.0}.get((record["mode"], record["in_flight"]))
         if record["workload"]["name"] == "W2" and record["mode"] == "admitted":
             limit = 3.0
