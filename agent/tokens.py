@@ -12,7 +12,6 @@ put into its reserved slots (`agent.tekken`) rather than counting in the wrong f
 
 from __future__ import annotations
 
-import json
 import threading
 from array import array
 from collections.abc import Sequence
@@ -20,50 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agent.types import AssistantMessage, Message, ToolCall, ToolSpec, UserMessage
+from agent.wire import tool_call_id, wire_arguments, wire_content
 
 if TYPE_CHECKING:
     from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV13
 
 BUNDLED = "tekken_240911"
-_CALL_IDS = 100_000
 
 
 class TokenizerUnusable(ValueError):
     """The vocabulary can't be read, or speaks an older wire format; the message names the file."""
-
-
-def tool_call_id(n: int) -> str:
-    """The id of the n-th tool call of a conversation: 9 alphanumeric characters, as mistral-common asks for.
-
-    Raises ValueError from 100,000 on; a conversation has far fewer calls.
-    """
-    if not 0 <= n < _CALL_IDS:
-        raise ValueError(f"tool call number {n} is outside 0..{_CALL_IDS - 1}")
-    return f"call{n:05d}"
-
-
-def wire_arguments(text: str) -> str:
-    """A call's arguments as servers accept them in a history: the text itself where it is a JSON object.
-
-    Servers and chat templates parse the arguments of past calls and refuse the whole request when that fails, so text
-    that isn't a JSON object is wrapped in one, readable for the model; no text at all is no arguments.
-    """
-    if not text.strip():
-        return "{}"
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):  # ValueError also for a number of more digits than int() takes
-        value = None
-    return text if isinstance(value, dict) else json.dumps({"unparsed": text}, ensure_ascii=False)
-
-
-def wire_content(message: AssistantMessage) -> str:
-    """An answer's text as servers accept it in a history: an answer of nothing at all becomes one space.
-
-    mistral-common refuses an assistant message with neither text nor calls; it strips the space again when encoding,
-    so the tokens are those of the empty answer.
-    """
-    return message.content if message.content or message.tool_calls else " "
 
 
 class TokenCounter:
@@ -163,6 +128,11 @@ class TokenHistory:
                 )[0]
             )
         return kept
+
+    def extend(self, ids: array[int]) -> None:
+        """Append an answer as it was generated: history keeps the very tokens that the engine's cache knows."""
+        self._open_user = None
+        self._ids.extend(ids)
 
     def reply(self, message: AssistantMessage) -> int:
         """Completion tokens of `message`, the closing token included, without appending it."""

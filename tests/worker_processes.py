@@ -89,7 +89,7 @@ class Service:
         root = str(Path(__file__).parents[1])
         return clean | {"PYTHONPATH": root} | {f"DEVSTRAL_FIX_{k}": v for k, v in given.items()}
 
-    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def command(self, *arguments: str, patience: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """One of ours, run to its end in a directory of its own."""
         return subprocess.run(
             [sys.executable, "-m", "worker.cli", *arguments],
@@ -98,12 +98,15 @@ class Service:
             capture_output=True,
             text=True,
             check=False,
-            timeout=PATIENCE,
+            timeout=patience,
         )
 
     @contextmanager
-    def worker(self, role: str, name: str = "worker") -> Iterator[subprocess.Popen[bytes]]:
-        """A worker process that is there and consumes; killed at the end if it still lives. Its log is `NAME.log`."""
+    def worker(
+        self, role: str, name: str = "worker", *, starting: Callable[[], object] = lambda: None
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """A worker process that is there and consumes; killed at the end if it still lives. Its log is `NAME.log`.
+        `starting` waits for a start that takes longer than others."""
         log_file = self.directory / f"{name}.log"
         with log_file.open("ab") as log:
             process = subprocess.Popen(
@@ -114,6 +117,7 @@ class Service:
                 stderr=log,
             )
         try:
+            starting()
             wait_until(lambda: process.poll() is not None or "worker_started" in log_file.read_text())
             assert process.poll() is None, log_file.read_text()
             yield process

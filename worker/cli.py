@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from worker.commands import batches, local, machine, operations, processes, prune, quarantine, runs, show, spend
+from worker.commands import batches, bench, local, machine, operations, processes, prune, quarantine, runs, show, spend
 from worker.commands.base import Commands, with_texts
 
 
@@ -27,7 +27,7 @@ for command in (
     processes.beat,
     processes.migrate,
     machine.doctor,
-    machine.bench,
+    bench.bench,
     machine.setups,
     runs.runs,
     prune.prune,

@@ -3,27 +3,67 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 from agent.protocols import Model, Sandbox
 from agent.tokens import TokenCounter
 from agent.tools import default_tools
+from agent.types import Limits
 from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
+from worker.adapters.engine.opening import Use, check_before, open_engine
+from worker.adapters.engine.options import EngineOptions
+from worker.adapters.engine.port import Generated
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.hook import WebhookNotifier
 from worker.adapters.layers import DiskLayers
-from worker.adapters.models import open_model
+from worker.adapters.models import OpenedModel, open_model
 from worker.adapters.repos import GitRepositories
 from worker.adapters.sandbox import BadTool, BwrapSandbox, ContainerSandbox, ToolSandbox
 from worker.errors import SettingsError
 from worker.observe import Metrics, Tracing, Watch
+from worker.profiles import profile
 from worker.runs.accounts import DayLimits
 from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 
 
-def make_model(settings: Settings, counter: TokenCounter | None = None) -> Model:
+def engine_options(settings: Settings, model: Path) -> EngineOptions:
+    """Of a `vllm:` model: the profile's, under the single ones that are set. SettingsError names what is none."""
+    return EngineOptions(model=model.absolute(), **profile(settings.profile).engine(settings.engine).options)
+
+
+def check_model(settings: Settings) -> None:
+    """What can be known of the model without starting an engine. SettingsError."""
+    if settings.engine_model is not None:
+        options = engine_options(settings, settings.engine_model)
+        check_before(options, untested_ok=settings.engine_untested)
+    else:
+        make_model(settings).close()
+
+
+def make_model(
+    settings: Settings,
+    counter: TokenCounter | None = None,
+    *,
+    on_death: Callable[[str], None] = lambda _: None,
+    watch: Watch | None = None,
+) -> OpenedModel:
+    """A `vllm:` model is an engine in this process, started when this returns; `on_death` is told of its death."""
+    if settings.engine_model is not None:
+        options = engine_options(settings, settings.engine_model)
+        use = Use(
+            run_tokens=min(settings.limits.context_tokens, options.max_model_len),
+            mean_context=settings.context_tokens,
+            untested_ok=settings.engine_untested,
+        )
+        watch = watch or Watch()
+
+        def told(done: Generated) -> None:
+            watch.metrics.generated(queue=done.queued, first_token=done.first, decode=done.decode)
+
+        return open_engine(options, use, on_death=on_death, waited=watch.admitted, told=told)
     return open_model(
         settings.need("model"),
         counter=counter or TokenCounter(settings.tekken_file),
@@ -93,16 +133,23 @@ def make_egress(settings: Settings) -> ProxyEgress:
     return ProxyEgress(settings.data_dir.absolute() / "egress", policy, lambda: ask(environment))
 
 
-def make_solver(
-    settings: Settings, sandbox: Sandbox, repositories: GitRepositories, counter: TokenCounter | None = None
-) -> Solver:
+def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositories, model: Model) -> Solver:
     return Solver(
-        model=make_model(settings, counter),
+        model=model,
         sandbox=sandbox,
         repositories=repositories,
-        limits=settings.limits,
+        limits=_limits(settings),
         price=settings.prices,
     )
+
+
+def _limits(settings: Settings) -> Limits:
+    """No call asks for more context than the engine was started with."""
+    limits = settings.limits
+    if settings.engine_model is None:
+        return limits
+    longest = engine_options(settings, settings.engine_model).max_model_len
+    return limits.model_copy(update={"context_tokens": min(limits.context_tokens, longest)})
 
 
 def day_limits(settings: Settings) -> DayLimits:

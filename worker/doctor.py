@@ -6,8 +6,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from agent.protocols import Isolation
+from worker.profiles import catalogue, plans
+from worker.profiles.memory import H100_GIB, refusal
 from worker.runs.pausing import Pause
 
 OLDEST_BWRAP = (0, 11)  # overlay mounts
@@ -65,17 +68,22 @@ class Facts:
     pauses: tuple[Pause, ...] = ()
     disk_free: int | None = None
     data_writable: bool = True
+    profile: str = "small-24b"
+    engine: Mapping[str, Any] = field(default_factory=dict)  #: settings in place of the profile's
+    gpus: tuple[float, ...] = ()  #: GiB of each
 
 
 @dataclass(frozen=True)
 class Report:
-    """`isolation` decides the exit status; `service` is what else a worker will ask for."""
+    """`isolation` decides the exit status; `service` is what else a worker will ask for, `engine` what its GPUs could
+    run."""
 
     wanted: Isolation
     best: Isolation | None
     sandbox: str
     isolation: tuple[Finding, ...]
     service: tuple[Finding, ...]
+    engine: tuple[Finding, ...] = ()
 
     @property
     def fit(self) -> bool:
@@ -93,7 +101,8 @@ def judge(facts: Facts, wanted: Isolation) -> Report:
         git(facts),
     )
     service = (*backends(facts), python(facts), node(facts), *services(facts), *paused(facts), disk(facts))
-    return Report(wanted, works[0] if works else None, facts.sandbox, isolation, service)
+    best = works[0] if works else None
+    return Report(wanted, best, facts.sandbox, isolation, service, tuple(engine(facts)))
 
 
 def kernel(facts: Facts) -> Finding:
@@ -272,11 +281,32 @@ def disk(facts: Facts) -> Finding:
     return Finding("disk", Status.OK, free)
 
 
+def engine(facts: Facts) -> Iterator[Finding]:
+    """Licences, whether the profile fits this machine's GPUs, and what two or eight such GPUs are best used for."""
+    for key, profile in catalogue().items():
+        unproven = "; ".join(profile.unproven)
+        detail = f"{profile.name}, licence {profile.licence}" + (f"; unproven: {unproven}" if unproven else "")
+        chosen = key == facts.profile
+        wrong, gpus = "", len(facts.gpus)
+        if chosen and facts.gpus:
+            settings = profile.engine(facts.engine)
+            taken = min(gpus, settings.tensor_parallel)
+            wrong = refusal(profile, settings, gib=min(facts.gpus), gpus=taken)
+            detail = f"{detail}; on {taken} of the {gpus} GPUs here: {wrong or 'fits'}"
+        mend = "choose another profile, or what would fit in DEVSTRAL_FIX_ENGINE" if wrong else ""
+        status = Status.WARN if wrong else Status.OK
+        yield Finding(f"profile {key}{' (chosen)' * chosen}", status, detail, mend)
+    gib = min(facts.gpus, default=H100_GIB)
+    card = f"of {gib:.0f} GiB" if facts.gpus else "like an H100 80 GB (none is here)"
+    yield from (Finding(f"two GPUs {card}", Status.OK, words) for words in plans.two(gib))
+    yield from (Finding(f"eight GPUs {card}", Status.OK, words) for words in plans.node(gib))
+
+
 def lines(report: Report) -> Iterator[str]:
     """For people: one line each, what mends it below."""
     best = "none" if report.best is None else report.best.value
     yield f"isolation offered: {best}; chosen: {report.wanted.value}; sandbox: {report.sandbox}"
-    for finding in (*report.isolation, *report.service):
+    for finding in (*report.isolation, *report.service, *report.engine):
         yield f"{finding.status.value:8}{finding.name}: {finding.detail}"
         if finding.mend and finding.status is not Status.OK:
             yield f"        mend: {finding.mend}"

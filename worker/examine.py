@@ -60,6 +60,9 @@ def examine(settings: Settings) -> Facts:
         pauses=_pauses(settings, schema),
         disk_free=_disk_free(place),
         data_writable=place is None or os.access(place, os.W_OK | os.X_OK),
+        profile=settings.profile,
+        engine=settings.engine,
+        gpus=_gpus(),
     )
 
 
@@ -77,6 +80,12 @@ def _try_level(settings: Settings, level: Isolation) -> str | None:
     return None
 
 
+def _gpus() -> tuple[float, ...]:
+    """GiB of each GPU, by the driver's own program."""
+    said = _answer(["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]) or ""
+    return tuple(int(line) / 1024 for line in said.split() if line.isdecimal())
+
+
 def _sysctls() -> dict[str, str]:
     found = {}
     for name in SYSCTLS:
@@ -92,11 +101,16 @@ def _path() -> str:
 
 def _said(argv: list[str]) -> str | None:
     """The first line that a program answers with; None when it can't be run."""
+    answer = _answer(argv)
+    return answer.splitlines()[0] if answer else None
+
+
+def _answer(argv: list[str]) -> str | None:
     try:
         done = subprocess.run(argv, capture_output=True, text=True, timeout=_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip().splitlines()[0] if done.returncode == 0 and done.stdout.strip() else None
+    return done.stdout.strip() if done.returncode == 0 else None
 
 
 def _node() -> str | None:
@@ -179,8 +193,18 @@ def _redis(settings: Settings, services: dict[str, str | None]) -> None:
 
 
 def _model(settings: Settings, services: dict[str, str | None], details: dict[str, str]) -> None:
-    """Whether the server answers at all: its list of models is asked for, no language model runs."""
+    """Whether the server answers at all: its list of models is asked for, no language model runs. Of a `vllm:` model,
+    what can be known without starting an engine."""
     if settings.model is None:
+        return
+    if settings.engine_model is not None:
+        try:
+            compose.check_model(settings)
+        except ServiceError as e:
+            services["model"] = str(e)
+            return
+        services["model"] = None
+        details["model"] = f"{settings.engine_model.name}, on an engine in each GPU worker; none was started"
         return
     kind, _, rest = settings.model.partition(":")
     if kind == "scripted":

@@ -43,6 +43,15 @@ class Measured(Gate, Protocol):
     def load(self) -> Load: ...
 
 
+class Admission(Measured, Protocol):
+    """A gate that trajectories pass one by one."""
+
+    def enter(self) -> bool:
+        """Admit one, to be followed by `leave`; False, without waiting, when there is no room."""
+
+    def leave(self) -> None: ...
+
+
 class Room:
     """Tells whoever wants to know that room came back."""
 

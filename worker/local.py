@@ -7,6 +7,7 @@ import subprocess
 import tempfile
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -119,10 +120,12 @@ def fix(
     """
     source, commit = git_directory(repo), head_commit(repo)
     cancel = threading.Event()
-    with tempfile.TemporaryDirectory(prefix="devstral-fix-") as scratch:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="devstral-fix-"))
         repositories = compose.make_repositories(Path(scratch), allow_file=True)
         sandbox = compose.make_sandbox(settings, Path(scratch), repositories)
-        solver = compose.make_solver(settings, sandbox, repositories)
+        model = stack.enter_context(closing(compose.make_model(settings)))
+        solver = compose.make_solver(settings, sandbox, repositories, model)
         note(f"isolation={settings.isolation.value}; {solver.model.label}")
         git_dir = repositories.run_dir("local", source)
         try:

@@ -26,6 +26,11 @@ class Presence:
         with store.transaction() as session:
             workforce.register(session, name, **described)  # type: ignore[arg-type]
 
+    def ready(self) -> None:
+        """It takes messages from now on."""
+        with self._store.transaction() as session:
+            workforce.ready(session, self._name)
+
     def room(self) -> bool:
         return not self._draining.is_set()
 

@@ -15,16 +15,19 @@ from typing import Literal
 
 from celery import Celery
 
+from agent.protocols import Model
 from agent.tokens import TokenCounter
 from worker import compose, queue, wakes
+from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.models.history import open_history
 from worker.adapters.repos import GitRepositories
+from worker.engine_clock import EngineClock
 from worker.gated_sandbox import GatedSandbox
-from worker.gates import CommandGate, Gate, Measured, TokenGate
+from worker.gates import Admission, CommandGate, Gate, Measured, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
 from worker.observe import Watch
 from worker.observe.exposition import exposed
-from worker.observe.load import GateLoads
+from worker.observe.load import EngineLoads, GateLoads
 from worker.paced import Paced
 from worker.periodic import Periodic
 from worker.presence import Presence
@@ -84,8 +87,6 @@ class Duty:
     """What one role does."""
 
     use_cases: UseCases
-    queues: tuple[str, ...]
-    slots: int
     gates: tuple[Measured, ...] = ()
     greet: tuple[wakes.Wake, ...] = ()
 
@@ -128,7 +129,7 @@ def _default(process: Process) -> Duty:
     stand_in = Periodic("sweep", sweep, seconds=STAND_IN_PERIODS * settings.sweep_seconds)
     process.stack.callback(stand_in.close)
     process.stack.callback(Periodic("prune_rows", PruneRows.by(settings, process.store), seconds=PRUNE_SECONDS).close)
-    return Duty(use_cases=use_cases, queues=(wakes.DEFAULT,), slots=4, greet=(wakes.intake(),))
+    return Duty(use_cases=use_cases, greet=(wakes.intake(),))
 
 
 def _sandbox(process: Process) -> tuple[GatedSandbox, CommandGate]:
@@ -140,12 +141,16 @@ def _sandbox(process: Process) -> tuple[GatedSandbox, CommandGate]:
 def _gpu(process: Process) -> Duty:
     settings = process.settings
     sandbox, commands = _sandbox(process)
-    # The setting holds until an engine in this process knows better.
-    tokens = TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens, waited=process.watch.admitted)
     counter = TokenCounter(settings.tekken_file)
     open_history(counter, "", ())  # read now: it takes seconds, and a run's wall time is for its own work
-    solver = compose.make_solver(settings, sandbox, process.repositories, counter)
-    process.heartbeat.only_while(lambda: solver.model.alive)
+    # An engine is up when this returns, so no permit is taken before; without it the worker has to be started anew.
+    model = compose.make_model(settings, counter, on_death=process.shutdown.fail, watch=process.watch)
+    process.stack.callback(model.close)
+    process.heartbeat.only_while(lambda: model.alive)
+    if isinstance(model, EngineModel):
+        _account(process, model)
+    solver = compose.make_solver(settings, sandbox, process.repositories, model)
+    tokens = _admission(process, model)
     pursue = Pursue(
         store=process.store,
         heartbeat=process.heartbeat,
@@ -164,11 +169,31 @@ def _gpu(process: Process) -> Duty:
     )
     return Duty(
         use_cases={wakes.PURSUE: pursue},
-        queues=(wakes.gpu_queue(settings.profile),),
-        slots=settings.gpu_slots,
         gates=(tokens, commands),
         greet=(wakes.permit(settings.profile),),
     )
+
+
+def _account(process: Process, model: EngineModel) -> None:
+    """The engine's time into the store, with each beat and at the end; what it does now, to whoever asks."""
+
+    def times() -> tuple[float, float]:
+        load = model.engine.load()
+        return load.busy_seconds, load.idle_seconds
+
+    gpus = model.engine.facts.gpus
+    clock = EngineClock(process.store, owner_name(), profile=process.settings.profile, gpus=gpus, times=times)
+    process.heartbeat.also(clock)
+    process.stack.callback(clock.close)
+    process.watch.metrics.registry.register(EngineLoads(model.engine.load))
+
+
+def _admission(process: Process, model: Model) -> Admission:
+    """The engine's own, where there is one in this process; else the setting says what a server's memory holds."""
+    if isinstance(model, EngineModel) and model.admission is not None:
+        return model.admission
+    settings = process.settings
+    return TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens, waited=process.watch.admitted)
 
 
 def _cpu(process: Process) -> Duty:
@@ -196,10 +221,17 @@ def _cpu(process: Process) -> Duty:
             send=process.send,
         ),
     }
-    return Duty(use_cases=use_cases, queues=(wakes.CPU,), slots=settings.cpu_slots, gates=(commands,))
+    return Duty(use_cases=use_cases, gates=(commands,))
 
 
 DUTIES: dict[Role, Callable[[Process], Duty]] = {"default": _default, "gpu": _gpu, "cpu": _cpu}
+
+
+def _place(settings: Settings, role: Role) -> tuple[tuple[str, ...], int]:
+    """The queues that a role serves, and how many messages at once."""
+    if role == "gpu":
+        return (wakes.gpu_queue(settings.profile),), settings.trajectories
+    return ((wakes.CPU,), settings.cpu_slots) if role == "cpu" else ((wakes.DEFAULT,), 4)
 
 
 @contextmanager
@@ -225,6 +257,20 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         repositories = compose.make_repositories(settings.data_dir)
         tidy = PruneRunDirs(store=store, repositories=repositories)
         stack.callback(Periodic("prune_run_directories", tidy, seconds=PRUNE_SECONDS).close)
+        queues, slots = _place(settings, role)
+        presence = Presence(
+            store,
+            owner_name(),
+            role=role,
+            queues=queues,
+            profile=settings.profile,
+            slots=slots,
+            isolation=settings.isolation.value,
+            version=version("devstral-fix"),
+            lease_seconds=settings.lease_seconds,
+        )
+        stack.callback(presence.close)
+        heartbeat.also(presence.touch)
         duty = DUTIES[role](
             Process(
                 settings=settings,
@@ -239,24 +285,12 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         )
         watch.metrics.registry.register(GateLoads(duty.gates))
         stack.enter_context(exposed(watch.metrics.registry, settings.metrics_listen))
-        presence = Presence(
-            store,
-            owner_name(),
-            role=role,
-            queues=duty.queues,
-            profile=settings.profile,
-            slots=duty.slots,
-            isolation=settings.isolation.value,
-            version=version("devstral-fix"),
-            lease_seconds=settings.lease_seconds,
-        )
-        stack.callback(presence.close)
-        heartbeat.also(presence.touch)
+        presence.ready()
         yield Runtime(
             app=app,
             use_cases=duty.use_cases,
-            queues=duty.queues,
-            slots=duty.slots,
+            queues=queues,
+            slots=slots,
             doors=(presence, shutdown),
             gates=duty.gates,
             greet=duty.greet,

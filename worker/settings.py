@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as Undecodable
 
@@ -18,6 +18,8 @@ from worker.errors import SettingsError
 from worker.prices import of_profile
 
 PREFIX = "DEVSTRAL_FIX_"
+
+ENGINE_SLOTS, SERVER_SLOTS = 64, 8
 
 SandboxBackend = Literal["bwrap", "container", "runsc"]
 
@@ -92,7 +94,13 @@ class Settings(BaseSettings):
     tools: tuple[Path, ...] = Field(
         default=(), description="directories of programs outside /usr that sandboxes are shown, such as a toolchain"
     )
-    gpu_slots: int = Field(default=8, gt=0, description="trajectories at once in one GPU worker")
+    engine: dict[str, JsonValue] = Field(
+        default_factory=dict, description="for vllm: models: single engine settings in place of the profile's, as JSON"
+    )
+    engine_untested: bool = Field(default=False, description="let other versions of vLLM through than the tested ones")
+    gpu_slots: int | None = Field(
+        default=None, gt=0, description="trajectories at once in one GPU worker; unset: 64 for vllm: models, else 8"
+    )
     cpu_slots: int = Field(default=2, gt=0, description="verifications and set-ups at once in one CPU worker")
 
     egress_hosts: tuple[str, ...] = Field(
@@ -201,6 +209,18 @@ class Settings(BaseSettings):
             name = field.upper()
             raise SettingsError(f"{PREFIX}{name} is not set. Example: {PREFIX}{name}={EXAMPLES.get(name, '…')}")
         return value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+
+    @property
+    def engine_model(self) -> Path | None:
+        """The directory of a `vllm:` model; None for a model of another kind."""
+        kind, _, rest = (self.model or "").partition(":")
+        return Path(rest) if kind == "vllm" and rest else None
+
+    @property
+    def trajectories(self) -> int:
+        """At once in one GPU worker. An engine's own admission says what its memory has room for: the slots are only
+        more than that."""
+        return self.gpu_slots or (ENGINE_SLOTS if self.engine_model is not None else SERVER_SLOTS)
 
     @property
     def prices(self) -> Price:

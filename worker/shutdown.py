@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import os
+import signal
 import threading
 from collections.abc import Callable
 
 from worker.errors import ServiceError
+from worker.exits import Exit
 from worker.heartbeat import Heartbeat
 from worker.holding import Holding, Interruption
 from worker.runs import states
@@ -22,10 +25,12 @@ HAND_BACK_SECONDS = 4.0
 
 class Shutdown:
     """`begun` is set at the first request: take no more, end at the next step. After `grace` seconds, or at a second
-    request, whatever is in flight is interrupted; a few seconds later the process ends with status 0 all the same."""
+    request, whatever is in flight is interrupted; a few seconds later the process ends with `status` all the same:
+    done, or failed where it was not people who asked."""
 
     def __init__(self, store: Store, heartbeat: Heartbeat, *, grace: float, last: float = LAST_SECONDS) -> None:
         self.begun = threading.Event()
+        self.status = Exit.DONE
         self._store = store
         self._heartbeat = heartbeat
         self._grace = grace
@@ -48,6 +53,13 @@ class Shutdown:
         self.begun.set()
         threading.Thread(target=self._run, name="shutdown", daemon=True).start()
 
+    def fail(self, why: str) -> None:
+        """What all work here needs is gone for good. The process ends as it does for people, what it holds goes back,
+        and its status makes whoever supervises it start it again. From any thread; never blocks."""
+        log.error("worker_failed", extra={"reason": why})
+        self.status = Exit.FAILED
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def done(self) -> None:
         """Everything ended by itself."""
         self._over.set()
@@ -63,9 +75,14 @@ class Shutdown:
         if self._over.wait(self._last):
             return
         log.error("alarm_left_behind", extra={"stages": [work.stage for work in self._heartbeat.held()]})
-        threading.Timer(HAND_BACK_SECONDS, os._exit, (0,)).start()  # should the database hang, too
+        threading.Timer(HAND_BACK_SECONDS, self._end).start()  # should the database hang, too
         self.hand_back()
-        os._exit(0)
+        self._end()
+
+    def _end(self) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()  # an engine's processes would keep their GPU memory
+        os._exit(self.status)
 
     def hand_back(self) -> None:
         """Runs whose threads did not come back are freed at once: this process writes nothing more."""

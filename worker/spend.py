@@ -15,9 +15,10 @@ from sqlalchemy.orm import Session
 from agent.types import Usage
 from worker.money import usd
 from worker.prices import Entry
-from worker.runs import totals
+from worker.runs import engine_time, totals
 from worker.table import aligned
 
+IDLE = "(idle)"
 BY = ("day", "repository", "model", "profile", "kind", "label")
 RANGE = (
     "A range: for part of these tokens no price of cached input is known. Its low end lets them cost nothing, its high "
@@ -34,6 +35,7 @@ class Line:
     tokens: dict[int, Usage] = field(default_factory=dict)
     actual: tuple[float, float] = (0.0, 0.0)
     gpu_seconds: float = 0.0
+    idle: bool = False  #: engines' time without a call: nobody's, and nothing of it is in the ledger
 
     @property
     def usage(self) -> Usage:
@@ -57,6 +59,25 @@ def lines(
     return list(found.values())
 
 
+def idle_lines(
+    session: Session,
+    by: Sequence[str],
+    *,
+    gpu_hour: float | None,
+    since: dt.date | None = None,
+    until: dt.date | None = None,
+) -> list[Line]:
+    """What engines did not use, by day and profile as far as `by` has them; at `gpu_hour` USD, where that is known."""
+    own = [name for name in by if name in {"day", "profile"}]
+    found = []
+    for row in engine_time.idle(session, own, since=since, until=until):
+        seconds = float(row.gpu_seconds)
+        cost = seconds * (gpu_hour or 0.0) / 3600
+        key = tuple(str(getattr(row, name)) if name in own else IDLE for name in by)
+        found.append(Line(key, actual=(cost, cost), gpu_seconds=seconds, idle=True))
+    return found
+
+
 def _word(value: Any) -> str:
     return value.value if isinstance(value, StrEnum) else str(value)
 
@@ -66,6 +87,7 @@ def record(line: Line, by: Sequence[str], models: dict[str, Entry]) -> dict[str,
     usage = line.usage
     return {
         **dict(zip(by, line.key, strict=True)),
+        "idle": line.idle,
         "calls": line.calls,
         "prompt_tokens": usage.prompt,
         "cached_tokens": usage.cached,
@@ -82,7 +104,7 @@ def as_csv(records: Sequence[dict[str, Any]], by: Sequence[str], models: Iterabl
     """Comma-separated, with a header; a range is two columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    plain = [*by, "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "gpu_seconds"]
+    plain = [*by, "idle", "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "gpu_seconds"]
     money = [f"{name}_{end}" for name in ("actual_usd", *models) for end in ("low", "high")]
     writer.writerow([*plain, *money])
     for one in records:
@@ -98,11 +120,21 @@ def _cell(value: Any) -> Any:
 
 def as_table(records: Sequence[dict[str, Any]], by: Sequence[str], models: dict[str, Entry]) -> list[str]:
     """For people: columns, then what the figures are."""
-    head = [*by, "calls", "in", "cached", "out", "actual", *(f"at {entry.name}" for entry in models.values())]
+    head = [
+        *by,
+        "calls",
+        "in",
+        "cached",
+        "out",
+        "GPU-seconds",
+        "actual",
+        *(f"at {entry.name}" for entry in models.values()),
+    ]
     rows = [
         [
-            *(str(one[name]) for name in by),
+            *(f"{one[name]} {IDLE}" if one["idle"] and one[name] != IDLE else str(one[name]) for name in by),
             *(f"{one[n]:,}" for n in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")),
+            f"{one['gpu_seconds']:,.0f}",
             usd(*one["actual_usd"]),
             *(usd(*both) for both in one["equivalent_usd"].values()),
         ]

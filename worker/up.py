@@ -75,7 +75,7 @@ def check(settings: Settings, port: int) -> None:
     for child in listening(children(port), settings.metrics_listen):
         if (listen := child.env.get(PREFIX + "METRICS_LISTEN")) is not None:
             can_listen(*address(listen), named=f"{PREFIX}METRICS_LISTEN, for {child.name}")
-    compose.make_model(settings)
+    compose.check_model(settings)
     with tempfile.TemporaryDirectory(prefix="devstral-fix-check-") as scratch:
         repositories = compose.make_repositories(Path(scratch))
         compose.make_sandbox(settings, Path(scratch), repositories)

@@ -17,8 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def work(settings: Settings, role: roles.Role) -> int:
-    """Run until SIGTERM; then take no more, let what runs reach the end of its step, and return 0. A second SIGTERM
-    ends the patience at once; and the process ends a few seconds after it, whatever still hangs."""
+    """Run until SIGTERM; then take no more, let what runs reach the end of its step, and return 0, or 1
+    where a dead engine asked for the end. A second SIGTERM ends the patience at once; and the process ends a few
+    seconds after it, whatever still hangs."""
     logs.configure(settings.log_level)
     with roles.worker(settings, role) as runtime:
         register(
@@ -62,7 +63,7 @@ def work(settings: Settings, role: roles.Role) -> int:
         exitcode = int(worker.exitcode or 0)
     runtime.shutdown.done()
     log.info("worker_stopped", extra={"role": role})
-    return 0 if asked else exitcode
+    return runtime.shutdown.status if asked else exitcode
 
 
 def beat(settings: Settings) -> int:

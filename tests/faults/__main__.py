@@ -32,6 +32,10 @@ FULL_ONLY = (
     "SIGTERM under load",
     "longer than the visibility timeout",
     "model server dies",
+    # Each waits for a second announcement, 20 to 40 s; the soak has them, too.
+    "GitHub: 502 after the pull request",
+    "GitHub: 502 after the push",
+    "model server answers 500",
 )
 
 

@@ -69,6 +69,7 @@ def test_workers_have_a_heading(ask, store):
 
         about = {"role": "gpu", "queues": ["q"], "profile": "p", "slots": 2, "isolation": "basic", "version": "1"}
         workforce.register(session, "host:1", **about, lease_seconds=60)
+        workforce.ready(session, "host:1")
     head, row = ask("workers", "list").splitlines()
     assert head.split()[:4] == ["worker", "role", "state", "slots"]
     assert row.split()[:4] == ["host:1", "gpu", "running", "2"]

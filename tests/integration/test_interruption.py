@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -225,6 +226,20 @@ def test_what_hangs_at_the_end_of_a_process_is_handed_back(store):
     with heartbeat.watch("later", seconds=60) as work:
         assert work.why is Interruption.SHUTDOWN, "nothing begins any more"
     heartbeat.close()
+
+
+def test_a_worker_that_lost_what_it_works_with_ends_as_people_end_it_but_says_that_it_failed(store):
+    heartbeat, asked = Heartbeat(store, seconds=3600), threading.Event()
+    shutdown = Shutdown(store, heartbeat, grace=60)
+    before = signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    try:
+        assert shutdown.status == 0
+        shutdown.fail("the engine died")
+        assert asked.wait(10)
+        assert shutdown.status == 1
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        heartbeat.close()
 
 
 def test_work_that_nobody_wants_any_more_is_interrupted(store):

@@ -179,7 +179,7 @@ def test_what_can_not_start_says_why(repo, script, tmp_path):
         (("--repo", plain, "--issue-file", ISSUE, "--model", f"scripted:{script}"), 2, "is not a git repository"),
         (("--repo", repo, "--issue-file", ISSUE), 2, "DEVSTRAL_FIX_MODEL is not set"),
         (("--repo", repo, "--issue-file", ISSUE, "--model", "scripted:/nowhere.json"), 2, "No such file"),
-        (("--repo", repo, "--issue-file", ISSUE, "--model", "vllm:x"), 2, "engine"),
+        (("--repo", repo, "--issue-file", ISSUE, "--model", "vllm:x"), 2, "no model directory"),
         (
             ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--output", tmp_path / "no" / "x"),
             2,

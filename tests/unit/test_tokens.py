@@ -16,8 +16,9 @@ from mistral_common.protocol.instruct.validator import ValidationMode, get_valid
 from mistral_common.tokens.tokenizers.base import TokenizerVersion
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
 
-from agent.tokens import BUNDLED, TokenCounter, TokenizerUnusable, tool_call_id, wire_arguments, wire_content
+from agent.tokens import BUNDLED, TokenCounter, TokenizerUnusable
 from agent.types import AssistantMessage, Message, ToolCall, ToolMessage, ToolSpec, UserMessage
+from agent.wire import tool_call_id, wire_arguments, wire_content
 
 SYSTEM = "You mend code.\nBe brief."
 TOOLS = (

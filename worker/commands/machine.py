@@ -1,4 +1,4 @@
-"""Commands about this machine: what it offers, how fast it is, what it keeps."""
+"""Commands about this machine: what it offers, what it keeps."""
 
 from __future__ import annotations
 
@@ -35,15 +35,6 @@ def doctor(isolation: str | None, *, as_json: bool) -> None:
         for line in lines(report):
             click.echo(line)
     sys.exit(Exit.DONE if report.fit else Exit.FAILED)
-
-
-@click.command(epilog="Example: devstral-fix bench control-plane")
-@click.argument("name", type=click.Choice(["control-plane", "sandbox"]))
-def bench(name: str) -> None:
-    """Measure this machine, print a table, and write docs/benchmarks; exit status 1 when a goal is missed."""
-    from importlib import import_module
-
-    sys.exit(import_module(f"worker.bench.{name.replace('-', '_')}").main())
 
 
 @click.group(epilog="Example: devstral-fix setups retry")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from datetime import date, datetime
+from typing import Any
 
 import click
 
@@ -44,8 +45,9 @@ def spend(
 ) -> None:
     """What was spent: calls, tokens, what they cost, and what the same tokens cost at other models' prices.
 
-    Read from totals by day, not from the ledger's rows. Where no price of cached input is known, a cost is a range;
-    with --json every amount is [at least, at most].
+    Read from totals by day, not from the ledger's rows. What engines of ours did not use is a row of its own, at
+    DEVSTRAL_FIX_GPU_USD_PER_HOUR. Where no price of cached input is known, a cost is a range; with --json every amount
+    is [at least, at most].
     """
     from worker import prices
     from worker import spend as report
@@ -64,7 +66,13 @@ def spend(
         sys.exit(exits.Exit.FAILED if found else exits.Exit.DONE)
     groups = tuple(dict.fromkeys(by)) or ("day",)
     models = {key: prices.entry(key) for key in equivalent or settings().equivalent_models}
-    lines = in_transaction(lambda session: report.lines(session, groups, since=first, until=last))
+    gpu_hour = settings().gpu_usd_per_hour
+
+    def read(session: Any) -> list[report.Line]:
+        idle = report.idle_lines(session, groups, gpu_hour=gpu_hour, since=first, until=last)
+        return report.lines(session, groups, since=first, until=last) + idle
+
+    lines = in_transaction(read)
     records = [report.record(line, groups, models) for line in lines]
     if as_json:
         click.echo(json.dumps(records))

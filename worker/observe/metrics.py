@@ -64,6 +64,12 @@ class Metrics:
         self._takeovers = self._counter("lease_takeovers", "Leases that ran out and were taken from their worker.", [])
         self._lost = self._counter("leases_lost", "Leases that this process held and lost.", [])
         self._calls = self._histogram("model_call_seconds", "Model calls.", ["model"], _CALLS)
+        self._parts = self._histogram(
+            "engine_call_seconds",
+            "Parts of a call in this process's engine: queue, first_token (the queue included), decode.",
+            ["part"],
+            (*_WAITS[:7], 2, 5, 10, 20, 40, 80, 160),
+        )
         self._tokens = self._counter("tokens", "Tokens of model calls.", ["model", "repository", "kind"])
         self._cost = Cost()
         self.registry.register(self._cost)
@@ -94,6 +100,11 @@ class Metrics:
 
     def model_called(self, model: str, seconds: float) -> None:
         self._calls.labels(model).observe(seconds)
+
+    def generated(self, *, queue: float, first_token: float, decode: float) -> None:
+        self._parts.labels("queue").observe(queue)
+        self._parts.labels("first_token").observe(first_token)
+        self._parts.labels("decode").observe(decode)
 
     def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
         self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached)

@@ -27,8 +27,8 @@ class NoSuchWorker(Permanent):
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """A worker as people see it. `state`: running, draining (finishes what it holds), drained, lost (not seen for a
-    lease's time) or stopped; ages are seconds by the database's clock."""
+    """A worker as people see it. `state`: starting (an engine takes minutes), running, draining (finishes what it
+    holds), drained, lost (not seen for a lease's time) or stopped; ages are seconds by the database's clock."""
 
     name: str
     role: str
@@ -68,6 +68,7 @@ def register(
         "version": version,
         "lease_seconds": lease_seconds,
         "started_at": func.now(),
+        "ready_at": None,
         "seen_at": func.now(),
         "drain_requested_by": None,
         "drain_requested_at": None,
@@ -75,6 +76,12 @@ def register(
     }
     statement = insert(WorkerProcess).values(name=name, **values)
     session.execute(statement.on_conflict_do_update(index_elements=[WorkerProcess.name], set_=values))
+
+
+def ready(session: Session, name: str) -> None:
+    """It takes messages from now on."""
+    statement = update(WorkerProcess).where(WorkerProcess.name == name)
+    session.execute(statement.values(ready_at=func.now(), seen_at=func.now()))
 
 
 def touch(session: Session, name: str) -> bool:
@@ -138,6 +145,8 @@ def _seen(row: WorkerProcess, holds: list[UUID] | None, age: float, ago: float) 
         state = "stopped"
     elif float(ago) > row.lease_seconds:
         state = "lost"
+    elif row.ready_at is None:
+        state = "starting"
     elif row.drain_requested_at is None:
         state = "running"
     else:

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from agent.types import ExitStatus
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Paused, ShuttingDown, Transient
-from worker.gates import Gate, TokenGate
+from worker.gates import Admission, Gate, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
@@ -53,7 +53,7 @@ class Pursue:
     profile: str
     lease_seconds: float
     stopping: threading.Event
-    admission: TokenGate = field(default_factory=lambda: TokenGate(lambda: None, expected=1))
+    admission: Admission = field(default_factory=lambda: TokenGate(lambda: None, expected=1))
     gates: Sequence[Gate] = ()
     repository_slots: int = lanes.REPOSITORY_SLOTS
     days: DayLimits = field(default_factory=DayLimits)

@@ -76,6 +76,21 @@ class Account(Base):
     )
 
 
+class EngineTime(Base):
+    """How long a worker's engine had calls in flight in one hour (UTC), and how long none. Seconds by the clock: an
+    engine on several GPUs costs `gpus` times as many GPU-seconds."""
+
+    __tablename__ = "engine_time"
+    __table_args__ = (Index("ix_engine_time_hour", "hour"),)
+
+    worker: Mapped[str] = mapped_column(primary_key=True)
+    profile: Mapped[str] = mapped_column(primary_key=True)
+    hour: Mapped[datetime] = mapped_column(primary_key=True)
+    gpus: Mapped[int]
+    busy_seconds: Mapped[float]
+    idle_seconds: Mapped[float]
+
+
 class Reservation(Base):
     """The worst case of one model call that is under way, in these accounts. Gone once it is settled or released."""
 

@@ -27,6 +27,7 @@ class WorkerProcess(Base):
     version: Mapped[str]
     lease_seconds: Mapped[float]  #: not seen for so long: lost
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    ready_at: Mapped[datetime | None]  #: when it began to take messages
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     drain_requested_by: Mapped[str | None]
     drain_requested_at: Mapped[datetime | None]

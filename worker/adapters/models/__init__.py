@@ -12,7 +12,7 @@ from agent.protocols import Model
 from agent.tokens import TokenCounter
 from worker.errors import SettingsError
 
-EXAMPLES = "scripted:worker/demo/script.json, or openai:http://127.0.0.1:8000/v1#devstral"
+EXAMPLES = "scripted:worker/demo/script.json, vllm:/models/devstral, or openai:http://127.0.0.1:8000/v1#devstral"
 
 
 class OpenedModel(Model, Protocol):
@@ -47,9 +47,9 @@ def open_model(
         if not name:
             raise SettingsError("an openai: model needs the model's name after a #; use one of: " + EXAMPLES)
         return OpenAIModel(check_address(url, allow_remote), name, counter, api_key=api_key)
-    if kind == "vllm":
+    if kind == "vllm" and rest:
         raise SettingsError(
-            "vllm: models run in the engine adapter (worker/adapters/engine), which is not part of this build yet; "
-            f"until then start `vllm serve` beside the worker and use {EXAMPLES.rpartition(' ')[2]}"
+            "a vllm: model runs inside a GPU worker (`up`, `work`) or `fix`; here a server is needed: start"
+            f" `vllm serve` and use {EXAMPLES.rpartition(' ')[2]}"
         )
     raise SettingsError(f"no model is called {kind + ':' if rest else kind!r}; use one of: {EXAMPLES}")

@@ -6,7 +6,8 @@ import json
 from typing import Any
 
 from agent.types import AssistantMessage, Usage
-from worker.adapters.models.openai_wire import CallIds, clean, tool_calls_in_text, usage_of
+from agent.wire import CallIds
+from worker.adapters.models.openai_wire import clean, tool_calls_in_text, usage_of
 
 
 class BrokenAnswer(Exception):

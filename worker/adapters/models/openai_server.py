@@ -11,11 +11,12 @@ from pydantic import SecretStr
 
 from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, Completion, Input, Message, Sampling, ToolSpec, Usage
+from agent.wire import CallIds
 from worker.adapters.models.address import ModelAddress
 from worker.adapters.models.history import open_history
 from worker.adapters.models.openai_answer import Answer
 from worker.adapters.models.openai_client import Aborted, CallPolicy, ChatClient
-from worker.adapters.models.openai_wire import CallIds, clean, finish_reason, request_message, request_tools
+from worker.adapters.models.openai_wire import clean, finish_reason, request_message, request_tools
 
 
 class OpenAIModel:

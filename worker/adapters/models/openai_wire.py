@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from agent.tokens import tool_call_id, wire_arguments, wire_content
-from agent.types import AssistantMessage, Message, ToolCall, ToolMessage, ToolSpec, Usage
+from agent.types import AssistantMessage, Message, ToolMessage, ToolSpec, Usage
+from agent.wire import wire_arguments, wire_content
 
 Finish = Literal["stop", "tool_calls", "length", "abort"]
 
 _MARK = "[TOOL_CALLS]"
 _NAME = re.compile(r"\s*([A-Za-z0-9_.-]{1,64})\s*(?:\[CALL_ID\]\s*\w*\s*)?\[ARGS\]\s*")
-_SAFE_ID = re.compile(r"[A-Za-z0-9]{9}")
 
 
 def clean(text: str) -> str:
@@ -90,29 +89,6 @@ def _listed(value: Any) -> list[Any]:
 def _old_call(item: Any) -> tuple[str, str]:
     arguments = item["arguments"]
     return str(item["name"]), arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-
-
-class CallIds:
-    """Ids of one conversation: a server's own where every server would take it back, else ours."""
-
-    def __init__(self) -> None:
-        self._used: set[str] = set()
-        self._next = 0
-
-    def known(self, calls: Iterable[ToolCall]) -> None:
-        """Calls that were numbered before: new ones get other ids."""
-        self._used.update(call.id for call in calls)
-
-    def number(self, calls: Iterable[tuple[str, str, str]]) -> tuple[ToolCall, ...]:
-        """(id, name, arguments) of one answer as calls whose ids are valid and new in this conversation."""
-        numbered = []
-        for given, name, arguments in calls:
-            own = given
-            while not _SAFE_ID.fullmatch(own) or own in self._used:
-                own, self._next = tool_call_id(self._next), self._next + 1
-            self._used.add(own)
-            numbered.append(ToolCall(id=own, name=name, arguments=arguments))
-        return tuple(numbered)
 
 
 def finish_reason(given: str | None, *, calls: bool) -> Finish:

@@ -9,8 +9,9 @@ from threading import Event
 from typing import Self
 
 from agent.protocols import Conversation, Model
-from agent.tokens import TokenCounter, tool_call_id
+from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, Completion, Input, Sampling, ToolCall, ToolSpec, UserMessage
+from agent.wire import tool_call_id
 from worker.adapters.models.script import (
     NO_MODEL,
     Expected,

@@ -27,8 +27,8 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError
 
-from agent.tokens import tool_call_id
 from agent.types import AssistantMessage, Frozen, Input, ToolCall, ToolMessage, ToolSpec, Usage, UserMessage
+from agent.wire import tool_call_id
 from worker.errors import SettingsError
 
 NO_MODEL = "no language model ran"

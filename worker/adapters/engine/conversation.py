@@ -1,0 +1,196 @@
+"""The `vllm:` model: conversations as token ids, on an engine in this process.
+
+A history is appended to, never encoded anew, and an answer is kept as it was generated: the next call's prompt begins
+with the very tokens whose KV memory the engine still holds.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from array import array
+from collections import Counter
+from collections.abc import Callable, Sequence
+from threading import Event
+
+from agent.tokens import TokenCounter, TokenizerUnusable
+from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec, Usage
+from agent.wire import CallIds
+from worker.adapters.engine.admission import KvAdmission
+from worker.adapters.engine.answer import AnswerReader, Read
+from worker.adapters.engine.port import Engine, Generated, Request
+from worker.errors import SettingsError
+
+
+class EngineModel:
+    """A model on an engine; safe for threads. `close` shuts the engine down."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        counter: TokenCounter,
+        name: str,
+        *,
+        admission: KvAdmission | None = None,
+        forced: Sequence[str] = (),
+        told: Callable[[Generated], None] = lambda _: None,
+    ) -> None:
+        """`name`: what people call the model. `admission`: whose turns its calls wait for; None: nobody's. `forced`:
+        grammars (`worker.adapters.engine.grammar`) of each conversation's first answers, so that a model without
+        sense does something sensible in a test; what it then did is labelled so. `told` is told of every call that the
+        engine answered. SettingsError when the vocabulary can't be used."""
+        self.engine = engine
+        self.admission = admission
+        self.forced = tuple(forced)
+        self.told = told
+        self.counter = counter
+        self.name = name
+        try:
+            self.reader = AnswerReader(counter.load())
+        except TokenizerUnusable as error:
+            raise SettingsError(str(error)) from error
+        self._lock = threading.Lock()
+        self._repairs: Counter[str] = Counter()
+        self._answers = 0
+
+    @property
+    def label(self) -> str:
+        return f"vllm:{self.name} ({self.engine.facts.engine}{'; forced' * bool(self.forced)})"
+
+    @property
+    def tokenizer(self) -> str:
+        return self.counter.label
+
+    @property
+    def identity(self) -> str:
+        return f"vllm:{self.name}{':forced' * bool(self.forced)}"
+
+    @property
+    def alive(self) -> bool:
+        return self.engine.alive
+
+    @property
+    def repairs(self) -> tuple[int, Counter[str]]:
+        """Answers so far, and how often each kind of repair was needed."""
+        with self._lock:
+            return self._answers, Counter(self._repairs)
+
+    def close(self) -> None:
+        self.engine.shutdown()
+
+    def open(self, system: str, tools: Sequence[ToolSpec]) -> EngineConversation:
+        return EngineConversation(self, system, tools)
+
+    def count(self, read: Read) -> None:
+        with self._lock:
+            self._answers += 1
+            self._repairs.update(repair.value for repair in read.repairs)
+
+
+class EngineConversation:
+    """See `agent.protocols.Conversation`. `last` is what the engine said of the last call."""
+
+    def __init__(self, model: EngineModel, system: str, tools: Sequence[ToolSpec]) -> None:
+        self._model = model
+        self._history = model.counter.open(system, tools)
+        self._ids = CallIds()
+        self._seat = None if model.admission is None else model.admission.seat()
+        self._answers = 0
+        self._known = 0  # tokens whose KV memory the engine computed for this conversation
+        self.last: Generated | None = None
+        self.waited = 0.0  # seconds that the last call waited for its turn
+
+    @property
+    def tokens(self) -> int:
+        return len(self._history)
+
+    def add(self, messages: Sequence[Input]) -> None:
+        for message in messages:
+            self._history.add(message)
+
+    def restore(self, answer: AssistantMessage) -> None:
+        self._answers += 1
+        self._ids.known(answer.tool_calls)
+        self._history.add(answer)
+
+    def complete(
+        self,
+        sampling: Sampling,
+        *,
+        deadline: float,
+        cancel: Event,
+        grammar: str | None = None,
+        exactly: bool = False,
+        priority: int = 0,
+    ) -> Completion:
+        """`grammar`: what the answer has to match. `exactly`: benchmarks generate just `max_tokens`. An aborted answer
+        is not appended to the history.
+
+        Raises ModelUnavailable and ModelRejected.
+        """
+        started = time.monotonic()
+        reader = self._model.reader
+        request = Request(
+            ids=self._history.ids,
+            max_tokens=sampling.max_tokens,
+            temperature=sampling.temperature,
+            stop=(reader.eos,),
+            grammar=grammar if grammar is not None else self._forced(),
+            exactly=exactly,
+            priority=priority,
+        )
+        generated = self.last = self._generate(request, deadline=deadline, cancel=cancel)
+        if generated is None:
+            return Completion(
+                message=AssistantMessage(), usage=Usage(), finish_reason="abort", seconds=time.monotonic() - started
+            )
+        self._model.told(generated)
+        read = reader.read(generated.ids)
+        usage = Usage(
+            prompt=generated.prompt,
+            cached=min(generated.cached, generated.prompt),
+            completion=len(generated.ids),
+            gpu_seconds=generated.gpu_seconds,
+        )
+        if generated.finish == "abort":
+            message = AssistantMessage(content=read.content, raw=read.raw)
+            return Completion(message=message, usage=usage, finish_reason="abort", seconds=time.monotonic() - started)
+        self._model.count(read)
+        self._answers += 1
+        self._history.extend(generated.ids)
+        if not generated.ids or generated.ids[-1] != reader.eos:
+            self._history.extend(array("i", [reader.eos]))  # cut at its limit: the format wants every answer closed
+        calls = self._ids.number(("", name, arguments) for name, arguments in read.calls)
+        message = AssistantMessage(content=read.content, tool_calls=calls, raw=read.raw)
+        return Completion(
+            message=message,
+            usage=usage,
+            finish_reason="length" if generated.finish == "length" else ("tool_calls" if calls else "stop"),
+            seconds=time.monotonic() - started,
+        )
+
+    def _forced(self) -> str | None:
+        forced = self._model.forced
+        return forced[self._answers] if self._answers < len(forced) else None
+
+    def _generate(self, request: Request, *, deadline: float, cancel: Event) -> Generated | None:
+        """None: cancelled, or late, before it was this call's turn."""
+        engine, seat = self._model.engine, self._seat
+        if seat is None:
+            return engine.generate(request, deadline=deadline, cancel=cancel)
+        with seat.turn(len(request.ids), request.max_tokens, deadline=deadline, cancel=cancel) as waited:
+            if waited is None:
+                return None
+            self.waited = waited
+            done = engine.generate(request, deadline=deadline, cancel=cancel)
+        # A cache of whole blocks never held an answer's last token.
+        block = engine.facts.block_size
+        cacheable = max(0, self._known - 1) // block * block
+        seat.answered(prompt=done.prompt, cached=done.cached, cacheable=cacheable, completion=len(done.ids))
+        self._known = done.prompt + len(done.ids)
+        return done
+
+    def close(self) -> None:
+        """The engine forgets by itself: blocks that nobody asks for again are the first to go."""
+        if self._seat is not None:
+            self._seat.close()
