@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from worker import compose, logs
+from worker import compose, logs, terminal
 from worker.adapters.embedded import Postgres, RedisServer
 from worker.errors import SettingsError
 from worker.exits import Exit
@@ -62,7 +61,7 @@ def listening(children: Sequence[Child], listen: str | None) -> list[Child]:
     host = f"[{host}]" if ":" in host else host
     for port, child in enumerate((child for child in children if child.name != "beat"), first):
         child.env = {PREFIX + "METRICS_LISTEN": f"{host}:{port}"}
-        print(f"metrics of {child.name}: http://{host}:{port}/metrics", file=sys.stderr)
+        terminal.line(f"metrics of {child.name}: http://{host}:{port}/metrics", err=True)
     return list(children)
 
 
@@ -91,7 +90,7 @@ def up(settings: Settings, *, port: int) -> Exit:
     can't run."""
     logs.configure(settings.log_level)
     check(settings, port)
-    print(f"isolation={settings.isolation.value}; model {settings.need('model')}", file=sys.stderr)
+    terminal.line(f"isolation={settings.isolation.value}; model {settings.need('model')}", err=True)
     data_dir = settings.data_dir.resolve()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -104,7 +103,7 @@ def up(settings: Settings, *, port: int) -> Exit:
             PREFIX + "DATA_DIR": str(data_dir),
             PREFIX + "ISOLATION": settings.isolation.value,
         }
-        print(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", file=sys.stderr)
+        terminal.line(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", err=True)
         # Longer than a worker takes to end by itself, whatever hangs in it.
         grace = settings.shutdown_grace_seconds + 15
         programs = listening(children(port), settings.metrics_listen)
@@ -112,5 +111,5 @@ def up(settings: Settings, *, port: int) -> Exit:
             stop.wait()
     if supervisor.refused is None:
         return Exit.DONE
-    print(f"devstral-fix: {supervisor.refused}", file=sys.stderr)
+    terminal.line(f"devstral-fix: {supervisor.refused}", err=True)
     return supervisor.refused.exit

@@ -145,7 +145,11 @@ def test_a_snapshot_is_bounded(box, row, monkeypatch):
             session.snapshot()
         sh(session, "rm noise holes")
         assert session.snapshot() == box.tree
-    row("15 a snapshot of noise and a hole over the limit", "not saved; the session goes on", control="taken with the limit of 64 MiB")
+    row(
+        "15 a snapshot of noise and a hole over the limit",
+        "not saved; the session goes on",
+        control="taken with the limit of 64 MiB",
+    )
 
 
 def test_many_files_make_a_snapshot_or_an_end(box, row):

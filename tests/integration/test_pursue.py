@@ -16,7 +16,7 @@ from worker.errors import ModelUnavailable, ScriptMismatch
 from worker.runs import requests, states
 from worker.runs.accounts import DayLimits
 from worker.stages.pursue import Pursue
-from worker.store import queries
+from worker.store import queries, trajectories
 from worker.store.models import Patch, Run, RunState, Spend, Step
 from worker.store.money import Account, Reservation, Scope
 from worker.sweep import Sweep
@@ -112,6 +112,8 @@ def test_changes_too_large_to_be_saved_cost_neither_the_diff_nor_the_run(world):
         assert patch is not None
         assert [change["path"] for change in patch.files] == ["new.txt"]
         assert [step.tree is None for step in queries.steps(session, run.id)] == [False, True, True]
+        (attempt,) = trajectories.attempts(session, run.id)  # keeps it past verify, whose reason is the run's then
+        assert attempt.reason == run.reason
 
 
 def test_a_repository_that_can_not_be_saved_as_it_is_fails_with_that_reason(world, monkeypatch):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import click
 
-from worker import money
+from worker import money, terminal
 from worker.commands.base import AS_JSON, BY, NotDone, in_transaction, show_list
 from worker.table import aligned
 
@@ -51,7 +50,7 @@ def create_batch(name: str, budget_usd: Decimal | None, by: str) -> None:
     """Make an empty batch and print its id."""
     from worker.runs import batches as domain
 
-    click.echo(in_transaction(lambda session: domain.create(session, name=name, by=by, budget=budget_usd).id))
+    terminal.line(in_transaction(lambda session: domain.create(session, name=name, by=by, budget=budget_usd).id))
 
 
 @batches.command("budget", epilog="Example: devstral-fix batches budget 01990000-0000-7000-8000-000000000000 40")
@@ -63,7 +62,7 @@ def budget(batch_id: UUID, usd: Decimal) -> None:
 
     if not in_transaction(lambda session: domain.set_budget(session, batch_id, usd)):
         raise NotDone(f"there is no batch {batch_id}")
-    click.echo(f"{batch_id}: {money.usd(usd)}")
+    terminal.line(f"{batch_id}: {money.usd(usd)}")
 
 
 @batches.command("list", epilog="Example: devstral-fix batches list --json | jq '.[0]'")
@@ -96,13 +95,13 @@ def show(batch_id: UUID, *, as_json: bool) -> None:
     if data is None:
         raise NotDone(f"there is no batch {batch_id}")
     if as_json:
-        click.echo(json.dumps(data))
+        terminal.data(data)
         return
     for text in aligned(HEAD, [row(data)]):
-        click.echo(text)
+        terminal.line(text)
     for title in ("runs", "outcomes"):
-        click.echo(f"{title}: {', '.join(f'{count} {name}' for name, count in data[title].items()) or 'none'}")
-    click.echo(f"calls: {data['calls']}; reserved now: {money.usd(data['reserved_usd'])}")
+        terminal.line(f"{title}: {', '.join(f'{count} {name}' for name, count in data[title].items()) or 'none'}")
+    terminal.line(f"calls: {data['calls']}; reserved now: {money.usd(data['reserved_usd'])}")
 
 
 HEAD = ("batch", "name", "state", "runs", "spent", "budget")

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from worker import terminal
 from worker.commands.base import AS_JSON, BY, NotDone, Repository, in_transaction, send, show_list
 
 REPOSITORY = click.option(
@@ -57,7 +58,7 @@ def drain(worker: str, *, every: bool, undo: bool, by: str) -> None:
 
     names = in_transaction(lambda session: workforce.drain(session, worker, by=by, every=every, undo=undo))
     for name in names:
-        click.echo(f"{name}: {'takes permits again' if undo else 'takes nothing more'}")
+        terminal.line(f"{name}: {'takes permits again' if undo else 'takes nothing more'}")
 
 
 @click.command(epilog="Example: devstral-fix pause --reason 'GPU maintenance'")
@@ -74,7 +75,9 @@ def pause(reason: str | None, repository: str | None, by: str, *, at_once: bool)
         return repository is None or pausing.known(session, repository)
 
     seen = in_transaction(act)
-    click.echo(f"paused: {repository or 'everything'}{'' if seen else ' (nothing was ever asked of this repository)'}")
+    terminal.line(
+        f"paused: {repository or 'everything'}{'' if seen else ' (nothing was ever asked of this repository)'}"
+    )
 
 
 @click.command(epilog="Example: devstral-fix resume")
@@ -87,4 +90,4 @@ def resume(repository: str | None) -> None:
     if not in_transaction(lambda session: pausing.resume(session, repository=repository)):
         raise NotDone(f"was not paused: {repository or 'everything'}")
     send(wakes.sweep())
-    click.echo(f"resumed: {repository or 'everything'}")
+    terminal.line(f"resumed: {repository or 'everything'}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from worker import terminal
 from worker.commands.base import AS_JSON, BY, NotDone, Target, in_transaction, show_list
 
 
@@ -50,4 +51,4 @@ def lift(what: tuple[str, int | None], by: str) -> None:
     name = repository if issue is None else f"{repository}#{issue}"
     if not in_transaction(lambda session: domain.lift(session, repository, issue, by=by)):
         raise NotDone(f"{name} is not in quarantine")
-    click.echo(f"{name}: lifted")
+    terminal.line(f"{name}: lifted")

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import click
 
-from worker import money
+from worker import money, terminal
 from worker.commands.base import AS_JSON, BY, in_transaction, send, show_list
 
 
@@ -31,7 +31,7 @@ def list_runs(limit: int, *, as_json: bool) -> None:
 
     found, places, unsure, paused = in_transaction(read)
     for pause in paused:
-        click.echo(str(pause), err=True)
+        terminal.line(str(pause), err=True)
     data, rows = [], []
     for run in found:
         place, low = places.get(run.id), run.usd - unsure[run.id]
@@ -65,4 +65,4 @@ def cancel_run(run_id: UUID, by: str) -> None:
     state = in_transaction(lambda session: requests.cancel(session, run_id, by=by))
     if state.value == "cancelled":
         send(wakes.deliver(run_id))  # the status comment says so
-    click.echo(f"{run_id}: {'cancel requested' if state.value == 'running' else state.value}")
+    terminal.line(f"{run_id}: {'cancel requested' if state.value == 'running' else state.value}")
