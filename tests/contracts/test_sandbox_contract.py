@@ -246,7 +246,7 @@ def test_a_snapshot_has_a_size_limit(backend, monkeypatch):
         sh(session, "head -c 1000000 /dev/urandom >big; head -c 200000 /dev/urandom >less; echo more >>app.py")
         with pytest.raises(NotSaved, match="larger than a snapshot may be") as refused:
             session.snapshot()
-        assert "hold 1.1 MiB; the largest: big (1.0 MiB), less (0.2 MiB), app.py" in refused.value.detail
+        assert "files (3) hold 1.1 MiB; the largest: big (1.0 MiB), less (0.2 MiB), app.py" in refused.value.detail
         sh(session, "rm big less; git checkout -q app.py; echo good >>app.py")
         assert session.snapshot() == good
         sh(session, "head -c 1000000 /dev/urandom >big; echo big >>.gitignore")
@@ -269,7 +269,7 @@ def test_what_does_not_fit_into_the_room_of_a_snapshot_is_not_saved(backend, muc
         with pytest.raises(NotSaved, match=why) as refused:
             session.snapshot()
         assert "No space" not in str(refused.value)
-        assert "new/" in refused.value.detail
+        assert "; the largest: new/" in refused.value.detail
         sh(session, "rm -r new")
         assert session.snapshot() == backend.tree
 

@@ -89,12 +89,13 @@ export GIT_LITERAL_PATHSPECS=1
   [ $? -eq 1 ]"""
 SNAPSHOT_CHANGED = _SNAPSHOT.replace("ADD", ADD_CHANGED)
 
-# What a snapshot would have to read, when there is none: the bytes of all new and changed files, then the largest of
-# them; each as `bytes TAB path NUL`.
+# What a snapshot would have to read, when there is none: how many new and changed files, NUL, then the bytes of all of
+# them and the largest, each as `bytes TAB path NUL`.
 LARGEST = """set -e
 export GIT_CONFIG_GLOBAL=/dev/null GIT_DIR=/gitdir GIT_WORK_TREE=/workspace
 git ls-files -z -o -m --exclude-standard >/tmp/changed
 du -bsc0 --files0-from=/tmp/changed >/tmp/sizes 2>/dev/null || [ -s /tmp/sizes ]
+tr -dc '\\0' </tmp/changed | wc -c | tr '\\n' '\\0'
 tail -zn 1 /tmp/sizes
 head -zn -1 /tmp/sizes | sort -znr | head -zn 3
 """

@@ -41,11 +41,11 @@ def described(largest: Ended) -> str:
         size, _, name = line.partition(b"\t")
         if size.isdigit():
             sizes.append((int(size[:18]), readable(name).replace("\n", "\ufffd")[:_NAME_CHARACTERS]))
-    if not sizes or largest.returncode != 0:
+    if len(sizes) < 2 or largest.returncode != 0:
         return ""
-    (total, _), *files = sizes
+    (count, _), (total, _), *files = sizes
     named = ", ".join(f"{name} ({_mebibytes(size)})" for size, name in files)
-    return f"New and changed files hold {_mebibytes(total)}; the largest: {named}."
+    return f"New and changed files ({count}) hold {_mebibytes(total)}; the largest: {named}."
 
 
 def _mebibytes(size: int) -> str:
