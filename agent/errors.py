@@ -45,5 +45,15 @@ def ended(status: ExitStatus, reason: str) -> AgentEnd:
     return kind(reason)
 
 
+class NotSaved(Exception):
+    """A session's snapshot can't be taken because of what is in the workspace. `reason` is in our own words; `detail`
+    has names of files in it, and is for the model alone."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.detail = detail
+
+
 class ToolFailure(Exception):
     """A tool could not do what was asked; the text tells the model what to do next."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from contextlib import closing, suppress
+from dataclasses import replace
 from threading import Event
 
 from agent import prompts
 from agent.actions import Ready, Refused, Turn, refuse, run, understand, unusable
-from agent.errors import AgentEnd, Cancelled, FormatErrors, Submitted
+from agent.errors import AgentEnd, Cancelled, FormatErrors, NotSaved, Submitted
 from agent.meter import Meter
 from agent.protocols import Conversation, Journal, Model, Session
 from agent.resume import Progress, replay
@@ -79,13 +80,21 @@ class Agent:
         usd = self.meter.add(completion.usage)
         # Booked before it is understood: an unusable answer is billed all the same.
         self._journal.spend(self.meter.calls - 1, completion.usage, usd, completion.seconds)
-        turn = self._react(completion)
-        self._journal.step(turn.step(self._memory.steps, completion, usd, self._workspace.save(), self.meter.seconds))
+        turn, tree = self._save(self._react(completion))
+        self._journal.step(turn.step(self._memory.steps, completion, usd, tree, self.meter.seconds))
         self._memory.steps += 1
         if messages := turn.messages():
             conversation.add(messages)
         if turn.end:
             raise turn.end
+
+    def _save(self, turn: Turn) -> tuple[Turn, str | None]:
+        """The new tree, where there is one. What can't be saved is the model's doing: it is told, and goes on."""
+        try:
+            return turn, self._workspace.save()
+        except NotSaved as problem:
+            told = prompts.not_saved(problem.reason, problem.detail)
+            return replace(turn, note="\n\n".join(filter(None, (turn.note, told)))), None
 
     def _gate(self) -> None:
         """Nothing is started past this point once the run is cancelled, its lease is lost or its time is over."""
@@ -115,7 +124,8 @@ class Agent:
             elif end:
                 done.append(refuse(call.call, f"not run: {end.reason}"))
             else:
-                self._workspace.unsaved |= call.tool.mutates
+                if call.tool.mutates:
+                    self._workspace.touch()
                 done.append(run(call, self._workspace))
         return Turn(tuple(done), end=end)
 
@@ -136,11 +146,13 @@ class Agent:
         """The diff so far is kept at every end; what goes wrong here must not hide why it ended."""
         with suppress(Exception):
             self._workspace.save()
-        stale = "; the last changes could not be saved" if self._workspace.unsaved else ""
+        problem = self._workspace.problem
+        why = f": {problem.reason}" if problem else ""
+        stale = f"; the last changes could not be saved{why}" if self._workspace.unsaved else ""
         submitted = isinstance(end, Submitted)
         return AgentResult(
             exit_status=end.exit_status,
-            reason="the model said that it is done" if submitted else end.reason + stale,
+            reason=("the model said that it is done" if submitted else end.reason) + stale,
             summary=clean(end.reason) if submitted else "",
             steps=self.meter.calls,
             usage=self.meter.usage,

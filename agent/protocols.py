@@ -1,7 +1,8 @@
 """The ports of the agent, each the size of its use. Adapters live in `worker.adapters`; fakes in `tests`.
 
-What an adapter may raise: `worker.errors.Transient` or `Permanent` (ours failed; the loop lets them through), and
-for a session's `read` and `write` the builtin OSErrors named there (the model is shown those).
+What an adapter may raise: `worker.errors.Transient` or `Permanent` (ours failed; the loop lets them through). The
+model is shown what a session can't do because of what was asked or done there: the builtin OSErrors named at `read` and
+`write`, and `agent.errors.NotSaved` of `snapshot`.
 """
 
 from __future__ import annotations
@@ -156,7 +157,8 @@ class Session(Protocol):
 
     def snapshot(self) -> str:
         """The id of a git tree of the workspace's present content, its objects imported into `git_dir`. Untrusted
-        content, trusted id: the objects were checked on import."""
+        content, trusted id: the objects were checked on import. Raises `agent.errors.NotSaved` when the content is
+        too large or too much to be read; the session goes on, and so does a later snapshot of less."""
 
     def reset(self, tree: str) -> None:
         """Make the workspace's content equal `tree` again."""

@@ -53,7 +53,7 @@ def replay(conversation: Conversation, prompt: str, progress: Progress, tools: S
     for step in progress.steps:
         assert step.answer is not None, "a step without its answer can't be gone on from"
         memory.steps += 1
-        memory.nudged |= step.note == prompts.nudge("nothing_changed")
+        memory.nudged |= step.note.startswith(prompts.nudge("nothing_changed"))
         if step.finish_reason != "abort":  # an aborted answer is no part of the history
             conversation.restore(step.answer)
             completion = Completion(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from threading import Event
 
+from agent.errors import NotSaved
 from agent.protocols import ExecResult, Session
 
 _SHORTEST = 0.1  # seconds; a command that may not start at all is the loop's decision, not ours
@@ -13,7 +14,7 @@ _SHORTEST = 0.1  # seconds; a command that may not start at all is the loop's de
 
 class Workspace(Session):
     """`deadline` is a time.monotonic() value. `tree` is the last known content, `base_tree` the first one; `unsaved`
-    is set by whoever may have changed something since."""
+    says that something may have changed since, and `problem` why that could not be saved."""
 
     def __init__(self, session: Session, command_seconds: float, deadline: float, cancel: Event) -> None:
         self._session = session
@@ -23,6 +24,7 @@ class Workspace(Session):
         self.base_tree: str | None = None
         self.tree: str | None = None
         self.unsaved = False
+        self.problem: NotSaved | None = None
 
     @property
     def unchanged(self) -> bool:
@@ -36,11 +38,20 @@ class Workspace(Session):
             self.reset(tree)
             self.tree = tree
 
+    def touch(self) -> None:
+        """Something is about to run that may change files."""
+        self.unsaved, self.problem = True, None
+
     def save(self) -> str | None:
-        """Take a snapshot if something may have changed. The new tree's id, or None if it is the same as before."""
+        """Take a snapshot if something may have changed. The new tree's id, or None if it is the same as before.
+        NotSaved leaves `tree` as it was, and nothing is tried again before something else has run."""
         before = self.tree
-        if self.unsaved:
-            self.tree = self.snapshot()
+        if self.unsaved and self.problem is None:
+            try:
+                self.tree = self.snapshot()
+            except NotSaved as problem:
+                self.problem = problem
+                raise
             self.unsaved = False
         return self.tree if self.tree != before else None
 

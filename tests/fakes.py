@@ -16,6 +16,7 @@ from io import BufferedReader
 from pathlib import Path
 from threading import Event, Thread
 
+from agent.errors import NotSaved
 from agent.protocols import Captured, ExecResult, ExecStatus, Session
 from agent.types import (
     AssistantMessage,
@@ -174,6 +175,7 @@ class FakeSession:
         self.root = root
         self.git_dir = git_dir
         self.dies = False  # from then on every call fails as a dead sandbox's would
+        self.most_bytes = 64 << 20  # of files in a snapshot
         self.closed = False
 
     def exec(
@@ -255,6 +257,8 @@ class FakeSession:
 
     def snapshot(self) -> str:
         self._alive()
+        if sum(path.stat().st_size for path in self.root.rglob("*") if path.is_file()) > self.most_bytes:
+            raise NotSaved("they are larger than a snapshot may be", "The largest: one file.")
         with tempfile.TemporaryDirectory() as scratch:
             index = {"GIT_INDEX_FILE": f"{scratch}/index"}
             exclude = self.git_dir / "info" / "exclude"  # what running tests leaves behind, as the real one does

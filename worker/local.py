@@ -155,7 +155,8 @@ def fix(
                 layer=layer,
             )
             journal.end(attempt.result, attempt.patch)
-        note(f"agent: {attempt.result.exit_status.value} after {attempt.result.steps} steps")
+        end = attempt.result
+        note(f"agent: {end.exit_status.value} after {end.steps} steps ({end.reason})")
         refused = check(attempt.patch, settings_of_repo.hygiene, existing=repositories.list_files(git_dir, commit))
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))

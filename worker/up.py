@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from worker import compose, logs
+from worker import compose, logs, terminal
 from worker.adapters.embedded import Postgres, RedisServer
 from worker.exits import Exit
 from worker.listening import can_listen
@@ -86,7 +85,7 @@ def up(settings: Settings, *, port: int) -> Exit:
     can't run."""
     logs.configure(settings.log_level)
     check(settings, port)
-    print(f"isolation={settings.isolation.value}; model {settings.need('model')}", file=sys.stderr)
+    terminal.line(f"isolation={settings.isolation.value}; model {settings.need('model')}", err=True)
     data_dir = settings.data_dir.resolve()
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -99,16 +98,16 @@ def up(settings: Settings, *, port: int) -> Exit:
             PREFIX + "DATA_DIR": str(data_dir),
             PREFIX + "ISOLATION": settings.isolation.value,
         }
-        print(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", file=sys.stderr)
+        terminal.line(f"webhooks: http://127.0.0.1:{port}/webhooks/github (stop with Ctrl-C)", err=True)
         # Longer than a worker takes to end by itself, whatever hangs in it.
         grace = settings.shutdown_grace_seconds + 15
         programs = listening(children(port), settings.metrics_listen)
         for child in programs:
             for listen in child.env.values():
-                print(f"metrics of {child.name}: http://{listen}/metrics", file=sys.stderr)
+                terminal.line(f"metrics of {child.name}: http://{listen}/metrics", err=True)
         with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace, gave_up=stop.set) as supervisor:
             stop.wait()
     if supervisor.refused is None:
         return Exit.DONE
-    print(f"devstral-fix: {supervisor.refused}", file=sys.stderr)
+    terminal.line(f"devstral-fix: {supervisor.refused}", err=True)
     return supervisor.refused.exit

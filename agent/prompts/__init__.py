@@ -56,6 +56,12 @@ def nudge(name: str) -> str:
     return _sections("nudges.md")[name]
 
 
+def not_saved(reason: str, detail: str) -> str:
+    """What the model is told when its changes can't be saved; `detail` says what they are, where that is known."""
+    template = Template(nudge("not_saved"))
+    return template.substitute(reason=reason, detail=f" {detail}" if detail else "")
+
+
 def prompt_hash(tools: Sequence[ToolSpec]) -> str:
     """sha256 over the templates and the tools as offered: equal hashes mean equally worded prompts."""
     digest = hashlib.sha256()

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from agent.errors import NotSaved
 from agent.protocols import ExecStatus, Isolation, SandboxSpec, Session
 from tests.alive import alive
 from tests.container_places import CONTAINERS, with_containers
 from tests.sandboxes import Place, git, place, sh
-from worker.errors import BadPatch, IsolationMissing, Permanent, SandboxUnavailable
+from worker.adapters.sandbox import session as sessions
+from worker.errors import IsolationMissing, Permanent, SandboxUnavailable
 
 
 def strict(folder: Path) -> Place:
@@ -239,9 +241,48 @@ def test_a_nested_repository_becomes_a_gitlink(backend, session):
 def test_a_snapshot_has_a_size_limit(backend, monkeypatch):
     monkeypatch.setattr(backend.sandbox, "_max_pack_bytes", 100_000)
     with backend.session() as session:
-        sh(session, "head -c 1000000 /dev/urandom >big")
-        with pytest.raises(BadPatch, match="larger"):
+        sh(session, "echo good >>app.py")
+        good = session.snapshot()
+        sh(session, "head -c 1000000 /dev/urandom >big; head -c 200000 /dev/urandom >less; echo more >>app.py")
+        with pytest.raises(NotSaved, match="larger than a snapshot may be") as refused:
             session.snapshot()
+        assert "files (3) hold 1.1 MiB; the largest: big (1.0 MiB), less (0.2 MiB), app.py" in refused.value.detail
+        sh(session, "rm big less; git checkout -q app.py; echo good >>app.py")
+        assert session.snapshot() == good
+        sh(session, "head -c 1000000 /dev/urandom >big; echo big >>.gitignore")
+        listed = git(backend.git_dir, "ls-tree", "--name-only", session.snapshot()).split()
+        assert "app.py" in listed
+        assert "big" not in listed
+
+
+@pytest.mark.parametrize(
+    ("much", "why"),
+    [
+        ("head -c 30000000 /dev/urandom >big", "more room"),
+        ("seq 9000 | split -a 4 -l 1 - f", "more room"),
+    ],
+    ids=["one file", "many files"],
+)
+def test_what_does_not_fit_into_the_room_of_a_snapshot_is_not_saved(backend, much, why):
+    with backend.session(tmp_bytes=16 << 20, file_bytes=40 << 20) as session:
+        sh(session, f"mkdir new; cd new; {much}", timeout=20)
+        with pytest.raises(NotSaved, match=why) as refused:
+            session.snapshot()
+        assert "No space" not in str(refused.value)
+        assert "; the largest: new/" in refused.value.detail
+        sh(session, "rm -r new")
+        assert session.snapshot() == backend.tree
+
+
+def test_a_snapshot_ends_in_time_and_the_session_goes_on(backend, monkeypatch):
+    with backend.session() as session:
+        sh(session, "seq 30000 | split -a 4 -l 1 - f")
+        monkeypatch.setattr(sessions, "SNAPSHOT_SECONDS", 0.3)
+        with pytest.raises(NotSaved, match="longer than"):
+            session.snapshot()
+        monkeypatch.undo()
+        sh(session, "find . -name 'f????' -delete")
+        assert session.snapshot() == backend.tree
 
 
 def test_a_tree_that_is_not_there(backend, session):

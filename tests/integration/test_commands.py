@@ -10,9 +10,10 @@ import pytest
 from sqlalchemy import update
 
 from agent.outcome import Outcome
+from agent.types import Action, Step, ToolCall, Usage
 from tests.factories import queue_run
 from worker import errors, exits
-from worker.runs import pausing, states
+from worker.runs import ledger, pausing, states
 from worker.store.models import Run, RunState
 from worker.store.money import Quarantine
 
@@ -199,3 +200,36 @@ def test_a_port_that_is_taken_is_told_the_same_by_every_server(ask, monkeypatch,
 )
 def test_what_errors_end_a_command_with(error, status):
     assert exits.of(error) == status
+
+
+EVIL = "evil\x1b]52;c;Zm9v\x07\u202e\u2066"
+
+
+def is_harmless(text: str) -> bool:
+    return text.replace("\n", "").isprintable()
+
+
+def test_a_tools_name_that_a_model_made_up_steers_no_terminal(ask, store):
+    with store.transaction() as session:
+        run_id = queue_run(session)
+    with store.transaction() as session:
+        lease = states.claim_next(session, profile="small-24b", owner="w", seconds=60)
+        made_up = ToolCall(id="call00000", name=EVIL, arguments="{}")
+        action = Action(call=made_up, observation="no such tool", ok=False, malformed=True, seconds=0.0)
+        step = Step(index=0, thought="", actions=(action,), usage=Usage(), usd=0.0, model_seconds=0.1)
+        ledger.record_step(session, lease, step)
+    shown = ask("runs", "show", str(run_id))
+    assert is_harmless(shown)
+    assert r"evil\x1b]52;c;Zm9v\x07\u202e\u2066" in shown
+    as_json = ask("runs", "show", str(run_id), "--json")
+    assert is_harmless(as_json)
+    assert json.loads(as_json)["steps"][0]["tools"] == [EVIL]
+
+
+def test_who_paused_and_why_steer_no_terminal_and_forge_no_line(ask, store):
+    ask("pause", "--by", EVIL, "--reason", "first\npaused: nothing")
+    shown = ask("runs", "list")
+    assert is_harmless(shown)
+    assert r"first\npaused: nothing" in shown
+    assert r"evil\x1b]52" in shown
+    assert not [line for line in shown.splitlines() if line.startswith("paused: nothing")]

@@ -14,6 +14,7 @@ from agent.evidence import Verdict
 from agent.outcome import FileChange, Patch
 from agent.types import AgentResult, Price, Usage
 from tests.factories import COMMIT, TREE
+from tests.terminals import on_a_terminal
 from worker import local
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.record import record
@@ -102,6 +103,37 @@ def test_apply_reaches_the_whole_work_tree_from_a_subdirectory_and_from_a_hook(r
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert git(repo, "diff", "--name-only").split() == ["textkit/wrapping.py"]
+
+
+def played(tmp_path, *commands):
+    """A script whose model runs these shell commands, one a step, and submits."""
+    source = json.loads(SCRIPT.read_text())
+    calls = [[{"name": "bash", "arguments": {"command": command}}] for command in commands]
+    replies = [*({"content": "", "tool_calls": made} for made in calls), {"content": "Done."}]
+    source["turns"] = [{"expect": [], "reply": reply} for reply in replies]
+    (tmp_path / "source.json").write_text(json.dumps(source))
+    record(tmp_path / "source.json", tmp_path / "script.json", repository="textkit", number=None)
+    return f"scripted:{tmp_path / 'script.json'}"
+
+
+def test_a_patch_steers_no_terminal_and_is_exact_in_a_file(repo, tmp_path):
+    model = played(tmp_path, r"printf 'a\033]0;evil\007b\n' >textkit/note.txt")
+    arguments = ["--repo", repo, "--issue-file", ISSUE, "--model", model]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
+    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    _, seen, errors = on_a_terminal([sys.executable, "-m", "worker.cli", "fix", *arguments], env=env, cwd=tmp_path)
+    assert rb"+a\x1b]0;evil\x07b" in seen, errors
+    assert not {0x1B, 0x07} & set(seen + errors)
+    fix(*arguments, "--output", tmp_path / "patch", cwd=tmp_path)
+    assert b"+a\x1b]0;evil\x07b\n" in (tmp_path / "patch").read_bytes()
+
+
+def test_a_workspace_too_large_to_be_saved_keeps_the_patch_of_before(repo, tmp_path):
+    model = played(tmp_path, "echo good >textkit/good.txt", "head -c 70000000 /dev/urandom >build.bin")
+    done = fix("--repo", repo, "--issue-file", ISSUE, "--model", model, "--json", cwd=tmp_path)
+    result = json.loads(done.stdout)
+    assert (result["files"], result["exit_status"], result["steps"]) == (["textkit/good.txt"], "submitted", 3)
+    assert "the last changes could not be saved: they are larger than a snapshot may be" in done.stderr
 
 
 def test_a_work_tree_in_the_way_loses_no_patch(repo, script, tmp_path):

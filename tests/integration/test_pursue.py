@@ -7,15 +7,16 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import func, select, text, update
 
+from agent.errors import NotSaved
 from agent.types import ExitStatus, Limits, Price
-from tests.fakes import FakeModel, call, say
+from tests.fakes import FakeModel, FakeSession, call, say
 from tests.integration.world import WRITE, World, taken_over_during
 from worker import wakes
 from worker.errors import ModelUnavailable, ScriptMismatch
 from worker.runs import requests, states
 from worker.runs.accounts import DayLimits
 from worker.stages.pursue import Pursue
-from worker.store import queries
+from worker.store import queries, trajectories
 from worker.store.models import Patch, Run, RunState, Spend, Step
 from worker.store.money import Account, Reservation, Scope
 from worker.sweep import Sweep
@@ -96,6 +97,33 @@ def test_a_bug_of_ours_fails_the_run_and_kills_no_worker(world):
     world.pursue(RuntimeError("a bug"))
     assert world.run.state is RunState.FAILED
     assert "internal error: RuntimeError: a bug" in (world.run.reason or "")
+
+
+def test_changes_too_large_to_be_saved_cost_neither_the_diff_nor_the_run(world):
+    noise = call(("bash", '{"command": "truncate -s 70000000 build.bin"}'))
+    world.pursue(call(WRITE), noise, say("I made the file."))
+    run = world.run
+    assert (run.state, run.exit_status, run.attempt) == (RunState.CONCLUDED, ExitStatus.SUBMITTED, 0)
+    assert (run.reason or "").endswith("could not be saved: they are larger than a snapshot may be")
+    assert (run.calls, world.count(Spend), world.count(Step)) == (3, 3, 3)
+    assert world.sent == [wakes.verify(run.id)]
+    with world.store.transaction() as session:
+        patch = queries.patch(session, run.id)
+        assert patch is not None
+        assert [change["path"] for change in patch.files] == ["new.txt"]
+        assert [step.tree is None for step in queries.steps(session, run.id)] == [False, True, True]
+        (attempt,) = trajectories.attempts(session, run.id)  # keeps it past verify, whose reason is the run's then
+        assert attempt.reason == run.reason
+
+
+def test_a_repository_that_can_not_be_saved_as_it_is_fails_with_that_reason(world, monkeypatch):
+    def refuse(_self):
+        raise NotSaved("they are larger than a snapshot may be", "a name")
+
+    monkeypatch.setattr(FakeSession, "snapshot", refuse)
+    world.pursue(call(WRITE))
+    assert (world.run.state, world.run.calls) == (RunState.FAILED, 0)
+    assert world.run.reason == "the repository's own files could not be read: they are larger than a snapshot may be"
 
 
 def test_a_worker_that_lost_its_lease_writes_nothing_more(world):

@@ -317,6 +317,12 @@ def test_many_changes_are_seen_as_the_slow_way_sees_them(varied, monkeypatch, se
             assert session.snapshot() == _slow(session, monkeypatch), "\n".join(script)
 
 
+def test_more_changes_than_a_list_is_good_for_are_seen_as_the_slow_way_sees_them(varied, monkeypatch):
+    with varied.session() as session:
+        sh(session, "mkdir many; cd many; seq 3000 | split -a 4 -l 1 - f; cd ..; rm -r d1; echo more >>d2/a; rm top")
+        assert session.snapshot() == _slow(session, monkeypatch)
+
+
 # -- bases and groups -------------------------------------------------------------------------------------------------
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import Cancelled
+from agent.errors import Cancelled, NotSaved
 from agent.loop import MAX_UNUSABLE, Agent
 from agent.types import (
     AssistantMessage,
@@ -289,6 +289,70 @@ def test_a_failing_last_snapshot_does_not_hide_the_first_error(make: Make, sessi
     agent = make(EDIT, die)
     with pytest.raises(ModelUnavailable, match="first"):
         agent.run()
+
+
+BIG = call(bash("truncate -s 1000 build.bin; echo more >>fix.py"))
+
+
+def told(agent: Agent) -> list[str]:
+    return [m.content for m in agent.model.conversation.messages if isinstance(m, UserMessage)][1:]
+
+
+def test_what_can_not_be_saved_is_told_to_the_model_and_the_last_good_tree_kept(make: Make, session: FakeSession):
+    session.most_bytes = 500
+    journal = FakeJournal()
+    agent = make(EDIT, BIG, LOOK, say("done"), journal=journal)
+    result = agent.run()
+    assert result.exit_status is ExitStatus.SUBMITTED
+    assert result.reason == (
+        "the model said that it is done; the last changes could not be saved: they are larger than a snapshot may be"
+    )
+    assert result.final_tree == journal.steps[0].tree
+    assert [(step.tree is None, bool(step.note)) for step in journal.steps] == [
+        (False, False),
+        (True, True),
+        (True, False),
+        (True, False),
+    ]
+    assert len(journal.spends) == 4
+    assert told(agent) == [journal.steps[1].note]
+    assert "larger than a snapshot may be. The largest: one file. " in told(agent)[0]
+    assert ".gitignore" in told(agent)[0]
+
+
+def test_what_could_not_be_saved_is_saved_once_it_is_small_again(make: Make, session: FakeSession):
+    session.most_bytes = 500
+    journal = FakeJournal()
+    result = make(BIG, call(bash("rm build.bin")), say("done"), journal=journal).run()
+    assert [step.tree for step in journal.steps] == [None, result.final_tree, None]
+    assert result.final_tree == session.snapshot()
+    assert result.reason == "the model said that it is done"
+
+
+def test_an_end_by_a_limit_says_that_the_last_changes_are_missing(make: Make, session: FakeSession):
+    session.most_bytes = 500
+    journal = FakeJournal()
+    result = make(EDIT, BIG, journal=journal, steps=2).run()
+    assert result.exit_status is ExitStatus.LIMITS_EXCEEDED
+    assert result.reason.endswith("; the last changes could not be saved: they are larger than a snapshot may be")
+    assert result.final_tree == journal.steps[0].tree
+
+
+def test_a_snapshot_that_failed_is_not_tried_again_before_something_else_ran(make: Make, session: FakeSession):
+    session.most_bytes = 500
+    taken: list[str] = []
+    snapshot = session.snapshot
+    session.snapshot = lambda: (taken.append("taken"), snapshot())[1]  # type: ignore[method-assign]
+    make(BIG, LOOK, LOOK, say("nothing"), say("done")).run()
+    assert len(taken) == 2, "the base, and the one that failed"
+
+
+def test_a_workspace_that_is_too_large_from_the_start_is_no_step_of_the_models(make: Make, session: FakeSession):
+    session.most_bytes = 1
+    agent = make(EDIT)
+    with pytest.raises(NotSaved):
+        agent.run()
+    assert agent.meter.calls == 0
 
 
 def test_a_model_that_can_not_be_opened(make: Make):

@@ -208,3 +208,16 @@ def test_the_opening_is_all_that_a_model_is_told_first():
     assert told != opening(TASK.model_copy(update={"body": "else"}), Limits())
     long = TASK.model_copy(update={"body": "word " * 5000})
     assert opening(long, Limits()) != opening(long, Limits(context_tokens=1000)), "the issue is shown shortened"
+
+
+def test_a_question_beside_which_something_else_was_said_was_asked_all_the_same(make: Make, session: FakeSession):
+    session.most_bytes = 500
+    first = FakeJournal(ends={3: Cancelled()})
+    make(bash("truncate -s 1000 build.bin"), say("done"), journal=first).run()
+    not_saved, question = [step.note for step in first.steps if step.note]
+    second = FakeJournal()
+    begun = progress_of(first)
+    joined = begun.steps[-1].model_copy(update={"note": f"{question}\n\n{not_saved}"})
+    agent = make(say("done"), journal=second, progress=begun.model_copy(update={"steps": (*begun.steps[:-1], joined)}))
+    assert agent.run().exit_status is ExitStatus.SUBMITTED
+    assert [step.note for step in second.steps] == [""]

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from pydantic import SecretStr
 
-from worker import exits
+from worker import exits, terminal
 from worker.errors import Permanent, ServiceError
 from worker.servers import running_servers
 from worker.settings import Settings
@@ -36,8 +36,8 @@ class Told(click.ClickException):
     def exit_code(self) -> int:  # type: ignore[override]  # a constant of click's own errors
         return exits.of(self.error)
 
-    def show(self, file: Any = None) -> None:
-        click.echo(f"devstral-fix: {self.message}", file=file, err=file is None)
+    def show(self, file: Any = None) -> None:  # noqa: ARG002 - click's own signature
+        terminal.text(f"devstral-fix: {self.message}", err=True)
 
 
 class Commands(click.Group):
@@ -93,7 +93,7 @@ def in_transaction(action: Callable[[Any], Any]) -> Any:
 
 def show_done(data: dict[str, Any], words: str, *, as_json: bool) -> None:
     """What a command did, for programs or for people."""
-    click.echo(json.dumps(data) if as_json else words)
+    terminal.line(json.dumps(data) if as_json else words)
 
 
 def show_list(
@@ -101,12 +101,12 @@ def show_list(
 ) -> None:
     """A list, for programs or for people; `none` is what is said in place of an empty one."""
     if as_json:
-        click.echo(json.dumps(data))
+        terminal.data(data)
     elif not rows:
-        click.echo(f"None: {none}.")
+        terminal.line(f"None: {none}.")
     else:
         for line in aligned(head, rows):
-            click.echo(line)
+            terminal.line(line)
 
 
 class Text(click.types.StringParamType):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any
 from uuid import UUID
 
 import click
 
-from worker import money
+from worker import money, terminal
 from worker.commands.base import AS_JSON, BY, NotDone, in_transaction, show_done, show_list
 from worker.table import aligned
 
@@ -107,13 +106,13 @@ def show(batch_id: UUID, *, as_json: bool) -> None:
     if data is None:
         raise NotDone(f"there is no batch {batch_id}")
     if as_json:
-        click.echo(json.dumps(data))
+        terminal.data(data)
         return
     for text in aligned(HEAD, [row(data)]):
-        click.echo(text)
+        terminal.line(text)
     for title in ("runs", "outcomes"):
-        click.echo(f"{title}: {', '.join(f'{count} {name}' for name, count in data[title].items()) or 'none'}")
-    click.echo(f"calls: {data['calls']}; reserved now: {money.usd(data['reserved_usd'])}")
+        terminal.line(f"{title}: {', '.join(f'{count} {name}' for name, count in data[title].items()) or 'none'}")
+    terminal.line(f"calls: {data['calls']}; reserved now: {money.usd(data['reserved_usd'])}")
 
 
 HEAD = ("batch", "name", "state", "runs", "spent", "budget")

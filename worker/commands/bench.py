@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from worker import terminal
+
 if TYPE_CHECKING:
     from worker.adapters.engine.options import EngineOptions
 
@@ -178,7 +180,7 @@ def agents(
             run(points, chosen, in_flight)
         finally:
             _write(json_file, points.records)
-            click.echo(report(points))
+            terminal.text(report(points))
     sys.exit(1 if any(record["figures"]["failures"] for record in points.records) else 0)
 
 
@@ -233,9 +235,9 @@ def serve(
         )
         for count in concurrency:
             found.append(bench_serve.measure(target, count, chosen, bare=running if bare else None))
-            click.echo(f"{count} at once: {found[-1]['output_throughput']:.0f} output tokens/s", err=True)
+            terminal.line(f"{count} at once: {found[-1]['output_throughput']:.0f} output tokens/s", err=True)
         if out is not None:
             bench_serve.keep(found, out, _config(options), running)
     _write(json_file, found)
-    click.echo(bench_serve.table(found))
+    terminal.text(bench_serve.table(found))
     sys.exit(1 if any(one["failures"] for one in found) else 0)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from agent.protocols import Isolation
+from worker import terminal
 from worker.commands.base import AS_JSON, settings, try_writing
 from worker.errors import ServiceError
 from worker.exits import Exit
@@ -78,25 +78,24 @@ def fix(
             body=body,
             trajectory=trajectory,
             set_up=setup,
-            note=lambda line: click.echo(line, err=True),
+            note=lambda line: terminal.line(line, err=True),
         )
     except ServiceError as error:
         if as_json:
-            click.echo(json.dumps(local.failure(error)))
+            terminal.data(local.failure(error))
         raise
     diff = result.patch.diff.encode("utf-8", "surrogateescape")
     written = output is not None and _written(output, diff)
     if as_json:
-        click.echo(json.dumps(local.summary(result)))
+        terminal.data(local.summary(result))
     elif not written:
-        sys.stdout.buffer.write(diff)
-    click.echo(f"outcome: {result.verdict.outcome.value} ({result.verdict.reason})", err=True)
+        terminal.diff(diff)
+    terminal.line(f"outcome: {result.verdict.outcome.value} ({result.verdict.reason})", err=True)
     if top is not None and result.deliverable:
-        sys.stdout.flush()  # the patch is out, whatever becomes of applying it
         local.apply_to(top, result.patch)
-        click.echo(f"applied to {top}", err=True)
+        terminal.line(f"applied to {top}", err=True)
     elif top is not None:
-        click.echo("not applied", err=True)
+        terminal.line("not applied", err=True)
     sys.exit(Exit.DONE if result.verdict.outcome.value == "fixed" else Exit.FAILED)
 
 
@@ -113,6 +112,6 @@ def _written(output: Path, diff: bytes) -> bool:
     try:
         output.write_bytes(diff)
     except OSError as error:
-        click.echo(f"devstral-fix: {output} can't be written ({error.strerror}); here is the patch", err=True)
+        terminal.line(f"devstral-fix: {output} can't be written ({error.strerror}); here is the patch", err=True)
         return False
     return True

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 
 import click
 
 from agent.protocols import Isolation
+from worker import terminal
 from worker.commands.base import AS_JSON, located, settings, show_done
 from worker.exits import Exit
 
@@ -30,10 +30,10 @@ def doctor(isolation: str | None, *, as_json: bool) -> None:
     chosen = located(isolation=isolation)
     report = judge(examine(chosen), chosen.isolation)
     if as_json:
-        click.echo(json.dumps({**asdict(report), "fit": report.fit}))
+        terminal.data({**asdict(report), "fit": report.fit})
     else:
         for line in lines(report):
-            click.echo(line)
+            terminal.line(line)
     sys.exit(Exit.DONE if report.fit else Exit.FAILED)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from worker import terminal
 from worker.commands.base import AS_JSON, BY, NotDone, Repository, in_transaction, send, show_done, show_list
 
 REPOSITORY = click.option(
@@ -58,11 +59,11 @@ def drain(worker: str, *, every: bool, undo: bool, by: str, as_json: bool) -> No
 
     asked = in_transaction(lambda session: workforce.drain(session, worker, by=by, every=every, undo=undo))
     if as_json:
-        click.echo(json.dumps([{"worker": name, "was_draining": was, "draining": not undo} for name, was in asked]))
+        terminal.data([{"worker": name, "was_draining": was, "draining": not undo} for name, was in asked])
         return
     for name, was in asked:
         undone = "takes permits again" if was else "was not draining"
-        click.echo(f"{name}: {undone if undo else 'takes nothing more'}")
+        terminal.line(f"{name}: {undone if undo else 'takes nothing more'}")
 
 
 @click.command(epilog="Example: devstral-fix pause --reason 'GPU maintenance'")

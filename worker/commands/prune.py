@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-
 import click
 
+from worker import terminal
 from worker.commands.base import AS_JSON, located
 
 
@@ -29,8 +28,8 @@ def prune(*, dry_run: bool, as_json: bool) -> None:
     finally:
         store.close()
     if as_json:
-        click.echo(json.dumps({"dry_run": dry_run, **counts}))
+        terminal.data({"dry_run": dry_run, **counts})
         return
     done = "would be forgotten" if dry_run else "forgotten"
     for name, count in counts.items():
-        click.echo(f"{name.replace('_', ' ')}: {count} {done}")
+        terminal.line(f"{name.replace('_', ' ')}: {count} {done}")

@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from agent.hygiene import printable
-from worker import money
+from worker import money, terminal
 from worker.commands.base import AS_JSON, BY, in_transaction, send, show_done, show_list
 
 REASON = 60  # characters
@@ -35,7 +35,7 @@ def list_runs(limit: int, *, as_json: bool) -> None:
 
     found, places, unsure, paused = in_transaction(read)
     for pause in paused:
-        click.echo(str(pause), err=True)
+        terminal.line(str(pause), err=True)
     data, rows = [], []
     for run in found:
         place, low = places.get(run.id), run.usd - unsure[run.id]

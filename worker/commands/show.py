@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -10,7 +9,7 @@ from uuid import UUID
 import click
 from sqlalchemy.orm import Session
 
-from worker import money
+from worker import money, terminal
 from worker.commands.base import AS_JSON, NotDone, in_transaction
 
 
@@ -23,10 +22,10 @@ def show_run(run_id: UUID, *, as_json: bool) -> None:
     if data is None:
         raise NotDone(f"there is no run {run_id}")
     if as_json:
-        click.echo(json.dumps(data))
+        terminal.data(data)
         return
     for line in lines(data):
-        click.echo(line)
+        terminal.line(line)
 
 
 def described(session: Session, run_id: UUID) -> dict[str, Any] | None:

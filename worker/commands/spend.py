@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from datetime import date, datetime
 from typing import Any
 
 import click
 
-from worker import exits
+from worker import exits, terminal
 from worker.commands.base import AS_JSON, in_transaction, settings
 
 DAY = click.DateTime(formats=["%Y-%m-%d"])
@@ -61,8 +60,8 @@ def spend(
     if check:
         found = in_transaction(lambda session: totals.differences(session, since=first))
         for difference in found:
-            click.echo(difference)
-        click.echo(f"{len(found)} differences between totals and ledger")
+            terminal.line(difference)
+        terminal.line(f"{len(found)} differences between totals and ledger")
         sys.exit(exits.Exit.FAILED if found else exits.Exit.DONE)
     groups = tuple(dict.fromkeys(by)) or ("day",)
     models = {key: prices.entry(key) for key in equivalent or settings().equivalent_models}
@@ -75,14 +74,14 @@ def spend(
     lines = in_transaction(read)
     records = [report.record(line, groups, models) for line in lines]
     if as_json:
-        click.echo(json.dumps(records))
+        terminal.data(records)
     elif as_csv:
-        click.echo(report.as_csv(records, groups, models), nl=False)
+        terminal.text(report.as_csv(records, groups, models), nl=False)
     elif not records:
-        click.echo("None: nothing was spent in these days.")
+        terminal.line("None: nothing was spent in these days.")
     else:
         for text in report.as_table(records, groups, models):
-            click.echo(text)
+            terminal.line(text)
 
 
 def _day(given: datetime | None) -> date | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -10,17 +9,14 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import click
-
 from agent.protocols import Isolation
 from agent.tokens import TokenCounter
-from worker import exits, money
+from worker import exits, money, terminal
 from worker.adapters.models import open_model
 from worker.demo import scratch
 from worker.demo.checks import Check, run_checks
@@ -60,7 +56,7 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
     """Run the demo; done only when the run was delivered as fixed and every check holds."""
     if record is not None:
         record_script(SCRIPT, record)
-        click.echo(f"recorded {record}")
+        terminal.line(f"recorded {record}")
         return exits.Exit.DONE
     started = time.monotonic()
     kind, _, where = (model or f"scripted:{SCRIPT}").partition(":")
@@ -72,18 +68,18 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
         allow_remote=settings.allow_remote_models,
         api_key=settings.model_api_key,
     ).label
-    click.echo(f"isolation={Isolation.BASIC.value}; {label}")
+    terminal.line(f"isolation={Isolation.BASIC.value}; {label}")
     root = scratch.make()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is taken apart, as on Ctrl-C
     try:
         result = _run(root, spec, settings, started)
     finally:
         if keep:
-            click.echo(f"kept: {root}")
+            terminal.line(f"kept: {root}")
         else:
             shutil.rmtree(root, ignore_errors=True)
     if as_json:
-        click.echo(json.dumps({field: result.get(field) for field in FIELDS}))
+        terminal.data({field: result.get(field) for field in FIELDS})
     return exits.Exit.DONE if result["ok"] else exits.Exit.FAILED
 
 
@@ -145,7 +141,7 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
         result["seconds"] = round(time.monotonic() - started, 2)
         if run_id is None or not result["ok"]:
             _show_logs(root / "logs")
-    _show(store_result=result, echo=click.echo)
+    _show(result)
     return result
 
 
@@ -187,26 +183,26 @@ def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[s
     }
 
 
-def _show(*, store_result: dict[str, Any], echo: Callable[[str], None]) -> None:
-    r = store_result
+def _show(r: dict[str, Any]) -> None:
     if r["run_id"] is None:
-        echo(f"failed: {r['reason']}")
+        terminal.line(f"failed: {r['reason']}")
         return
     usage = r["usage"]
     word = "would cost" if "no language model ran" in (r["model"] or "") else "cost"
-    echo("")
-    echo(r["diff"].rstrip())
-    echo("")
-    echo(f"pull request  {r['pull_request_url'] or '(none)'}  (on the GitHub double, which ends with the demo)")
-    echo(f"branch        {r['branch']}")
-    echo(f"tests         before: {r['tests_before']}   after: {r['tests_after']}   (run by the service)")
-    echo(f"steps         {r['steps']}")
-    echo(f"tokens        {usage['prompt']} in, {usage['cached']} of them cached, {usage['completion']} out")
-    echo(f"{word:<13} {money.usd(r['cost_usd_low'], r['cost_usd'])}")
+    terminal.line()
+    terminal.text(r["diff"].rstrip())
+    terminal.line()
+    url = r["pull_request_url"] or "(none)"
+    terminal.line(f"pull request  {url}  (on the GitHub double, which ends with the demo)")
+    terminal.line(f"branch        {r['branch']}")
+    terminal.line(f"tests         before: {r['tests_before']}   after: {r['tests_after']}   (run by the service)")
+    terminal.line(f"steps         {r['steps']}")
+    terminal.line(f"tokens        {usage['prompt']} in, {usage['cached']} of them cached, {usage['completion']} out")
+    terminal.line(f"{word:<13} {money.usd(r['cost_usd_low'], r['cost_usd'])}")
     for check in r["checks"]:
-        echo(f"{'checked' if check.holds else 'NOT TRUE':<13} {check.what}")
+        terminal.line(f"{'checked' if check.holds else 'NOT TRUE':<13} {check.what}")
     reason = f" ({r['reason']})" if r["reason"] else ""
-    echo(f"state         {r['state']}, outcome {r['outcome']}{reason}, {r['seconds']} s")
+    terminal.line(f"state         {r['state']}, outcome {r['outcome']}{reason}, {r['seconds']} s")
 
 
 def _show_logs(logs: Path) -> None:
@@ -215,4 +211,4 @@ def _show_logs(logs: Path) -> None:
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         telling = [line for line in lines if '"level": "info"' not in line][-8:]
         for line in telling:
-            print(f"{file.stem}: {line[:1000]}", file=sys.stderr)
+            terminal.line(f"{file.stem}: {line[:1000]}", err=True)

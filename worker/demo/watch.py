@@ -19,6 +19,7 @@ from worker.runs.states import FINAL
 from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, Run
 from worker.store.session import Store
+from worker.terminal import visible
 
 POLL = 0.1  # seconds; the demo watches from outside, as a person would
 
@@ -44,7 +45,7 @@ class Progress:
             self._status.stop()
 
     def stage(self, text: str) -> None:
-        self._console.print(f"{time.monotonic() - self._started:5.1f} s  {text}", markup=False, soft_wrap=True)
+        self._console.print(f"{time.monotonic() - self._started:5.1f} s  {visible(text)}", markup=False, soft_wrap=True)
         if self._status is not None:
             self._status.update("")
 

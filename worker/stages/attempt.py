@@ -8,11 +8,13 @@ from pathlib import Path
 from threading import Event
 
 from agent import prompts
+from agent.errors import NotSaved
 from agent.loop import Agent
 from agent.outcome import Patch
 from agent.protocols import Journal, Model, Sandbox, SandboxLimits
 from agent.resume import Progress, opening
 from agent.types import AgentResult, Limits, Price, Sampling, Task
+from worker.errors import RepositoryRefused
 from worker.stages import config
 from worker.stages.layer import spec
 from worker.stages.ports import Layer, Repositories
@@ -92,6 +94,8 @@ class Solver:
             )
             starting(agent)
             result = agent.run()
+        except NotSaved as error:  # before the agent did anything
+            raise RepositoryRefused(f"the repository's own files could not be read: {error}") from error
         finally:
             session.close()
         tree = result.final_tree or task.base_commit

@@ -54,8 +54,9 @@ echo "$tree"
 
 SNAPSHOT = _SNAPSHOT.replace("ADD", "git add -A --ignore-errors -- . >&2 || [ $? -eq 1 ]")
 
-# The same, looking only at what the overlay's upper layer, shown at /upper, says was changed. A list that can't be
-# made (130 MB of paths, no python3) is a failure, never an empty list.
+# The same, looking only at what the overlay's upper layer, shown at /upper, says was changed; at everything when that
+# is much, since git compares each file with each path of the list (40,000 took it 15 s). A list that can't be made
+# (130 MB of paths, no python3) is a failure, never an empty list.
 _CHANGED = r"""
 import os, stat, sys
 paths = []
@@ -76,6 +77,7 @@ def walk(upper, inside):
         else: walk(entry.path, path)
 sys.setrecursionlimit(100000)
 walk(b"/upper", b"")
+if len(paths) > 2000: paths = [b"."]
 sys.stdout.buffer.write(b"".join(path + b"\0" for path in paths))
 """
 ADD_CHANGED = f"""cat >/tmp/changed.py <<'CHANGED'
@@ -86,6 +88,17 @@ export GIT_LITERAL_PATHSPECS=1
 [ ! -s /tmp/changed ] || git add -A --ignore-errors --pathspec-from-file=/tmp/changed --pathspec-file-nul >&2 ||
   [ $? -eq 1 ]"""
 SNAPSHOT_CHANGED = _SNAPSHOT.replace("ADD", ADD_CHANGED)
+
+# What a snapshot would have to read, when there is none: how many new and changed files, NUL, then the bytes of all of
+# them and the largest, each as `bytes TAB path NUL`.
+LARGEST = """set -e
+export GIT_CONFIG_GLOBAL=/dev/null GIT_DIR=/gitdir GIT_WORK_TREE=/workspace
+git ls-files -z -o -m --exclude-standard >/tmp/changed
+du -bsc0 --files0-from=/tmp/changed >/tmp/sizes 2>/dev/null || [ -s /tmp/sizes ]
+tr -dc '\\0' </tmp/changed | wc -c | tr '\\n' '\\0'
+tail -zn 1 /tmp/sizes
+head -zn -1 /tmp/sizes | sort -znr | head -zn 3
+"""
 
 # Arguments: path, bytes.
 READ = f"""[ -e "$1" ] || exit {MISSING}

@@ -12,14 +12,17 @@ from pathlib import Path
 from threading import Event
 from typing import Protocol
 
+from agent.errors import NotSaved
 from agent.protocols import ExecResult, ExecStatus, SandboxSpec
-from worker.adapters.sandbox import scripts
+from worker.adapters.sandbox import scripts, snapshot
 from worker.adapters.sandbox.command import PRELUDE_FAILED, WORKSPACE, Mount
 from worker.adapters.sandbox.process import Ended, ours
 from worker.adapters.sandbox.workspace import Files, object_format, remove
 from worker.errors import BadPatch, SandboxUnavailable
 
 _OWN_SECONDS = 120.0  # of the scripts we run inside
+SNAPSHOT_SECONDS = 60.0
+_LARGEST_SECONDS = 10.0
 _INDEX_BYTES = 64 << 20
 
 
@@ -124,7 +127,11 @@ class WorkspaceSession(ABC):
 
     def snapshot(self) -> str:
         ended = self._read_tree()
-        tree, pack = _parse_snapshot(ended, len(self._base))
+        try:
+            tree, pack = snapshot.parse(ended, len(self._base))
+        except NotSaved as problem:
+            largest = self._look(script(scripts.LARGEST, [], timeout=_LARGEST_SECONDS))
+            raise NotSaved(problem.reason, snapshot.described(largest)) from problem
         if tree not in self._known:
             self._objects.import_pack(self._spec.git_dir, pack)
             if not self._objects.has_tree(self._spec.git_dir, tree):
@@ -156,8 +163,14 @@ class WorkspaceSession(ABC):
 
     def _read_tree(self) -> Ended:
         """What SNAPSHOT prints."""
-        mounts = [self._workspace(), Mount(self._seen(self._files.git_dir), "/gitdir")]
-        return self._run(script(scripts.SNAPSHOT, self._known, keep=self._max_pack), mounts)
+        return self._look(self._snapshot_by(scripts.SNAPSHOT))
+
+    def _snapshot_by(self, text: str) -> Call:
+        return script(text, self._known, keep=self._max_pack, timeout=SNAPSHOT_SECONDS)
+
+    def _look(self, call: Call) -> Ended:
+        """A script of ours, on the workspace as it is and the trusted index."""
+        return self._run(call, [self._workspace(), Mount(self._seen(self._files.git_dir), "/gitdir")])
 
     def _command(self, call: Call, *, writable: bool = True) -> Ended:
         """`call` where the agent's commands run."""
@@ -175,24 +188,11 @@ class WorkspaceSession(ABC):
             raise SandboxUnavailable("the session is closed")
 
 
-def script(text: str, arguments: Sequence[str], *, keep: int = 4096, stdin: bytes = b"") -> Call:
+def script(
+    text: str, arguments: Sequence[str], *, keep: int = 4096, stdin: bytes = b"", timeout: float = _OWN_SECONDS
+) -> Call:
     """One of `scripts`, to run inside."""
-    return Call(["/bin/sh", "-c", text, "sh", *arguments], keep=keep, stdin=stdin)
-
-
-def _parse_snapshot(ended: Ended, id_length: int) -> tuple[str, bytes]:
-    """The tree's id (its shape is checked, nothing more) and the pack. BadPatch for what git could not take."""
-    if ended.status is ExecStatus.OUTPUT_LIMIT or ended.stdout.elided:
-        raise BadPatch("the workspace's changes are larger than a snapshot may be")
-    data = ended.stdout.whole or b""
-    if ended.status is not ExecStatus.EXIT or ended.returncode != 0:
-        said = ended.stderr.captured().text.strip()[-300:]
-        raise BadPatch(f"git could not read the workspace ({ended.status}): {said}")
-    head, _, pack = data.partition(b"\n")
-    tree = head.decode("ascii", "replace")
-    if len(tree) != id_length or not set(tree) <= set("0123456789abcdef"):
-        raise BadPatch("the workspace's snapshot has no tree id")
-    return tree, pack
+    return Call(["/bin/sh", "-c", text, "sh", *arguments], timeout, keep, stdin=stdin)
 
 
 def _raise_for(ended: Ended, path: str) -> None:

@@ -20,7 +20,7 @@ from worker.adapters.sandbox.cgroup import Group
 from worker.adapters.sandbox.command import WORKSPACE, Mount, Overlay, program
 from worker.adapters.sandbox.persistent import Server, joined
 from worker.adapters.sandbox.process import Ended
-from worker.adapters.sandbox.session import Call, Objects, script
+from worker.adapters.sandbox.session import Call, Objects
 from worker.adapters.sandbox.stage import SCRATCH, View
 from worker.adapters.sandbox.workspace import Files
 
@@ -185,6 +185,9 @@ class StrictSession(BwrapSession):
         return [os.fstatvfs(fd) for fd in self._ground.view.file_systems.values()]
 
     def _read_tree(self) -> Ended:
+        return self._look(self._snapshot_by(scripts.SNAPSHOT_CHANGED))
+
+    def _look(self, call: Call) -> Ended:
         with self._lock:
             self._check_open()
             assert self._ground is not None
@@ -197,6 +200,6 @@ class StrictSession(BwrapSession):
             ]
             self._limited.command.limit_memory(self._limited.memory + self._used())
             try:
-                return self._run(script(scripts.SNAPSHOT_CHANGED, self._known, keep=self._max_pack), mounts)
+                return self._run(call, mounts)
             finally:
                 self._limited.command.kill()
