@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager
 from enum import StrEnum
 from pathlib import Path
 from threading import Event
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
@@ -41,6 +41,15 @@ class Conversation(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class CallsForced(Protocol):
+    """What a conversation can do besides where its model's answers can be held to a form."""
+
+    def complete_call(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
+        """As `complete`, but the answer is one call of one of the tools it was opened with, of which there has to be
+        one, with arguments of that tool's schema."""
 
 
 class Model(Protocol):

@@ -138,18 +138,18 @@ def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositor
         model=model,
         sandbox=sandbox,
         repositories=repositories,
-        limits=_limits(settings),
+        limits=limits(settings),
         price=settings.prices,
     )
 
 
-def _limits(settings: Settings) -> Limits:
+def limits(settings: Settings) -> Limits:
     """No call asks for more context than the engine was started with."""
-    limits = settings.limits
+    asked = settings.limits
     if settings.engine_model is None:
-        return limits
+        return asked
     longest = engine_options(settings, settings.engine_model).max_model_len
-    return limits.model_copy(update={"context_tokens": min(limits.context_tokens, longest)})
+    return asked.model_copy(update={"context_tokens": min(asked.context_tokens, longest)})
 
 
 def day_limits(settings: Settings) -> DayLimits:

@@ -8,11 +8,13 @@ from threading import Event
 
 import pytest
 
+from agent.protocols import CallsForced
 from agent.tokens import TokenCounter
 from agent.types import Sampling, ToolMessage, ToolSpec, UserMessage
 from tests.fakes_engine import AnsweringEngine
 from worker.adapters.engine.answer import AnswerReader, Repair
 from worker.adapters.engine.conversation import EngineModel
+from worker.adapters.engine.grammar import Marks, one_of
 
 TOOLS = (ToolSpec(name="bash", description="Run it.", parameters={"type": "object", "properties": {}}),)
 
@@ -120,6 +122,17 @@ def test_an_aborted_answer_is_no_part_of_the_history(counter: TokenCounter, read
     done = conversation.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
     assert (done.finish_reason, done.usage.completion, conversation.tokens) == ("abort", 1, before)
     assert model.repairs[0] == 0
+
+
+def test_a_call_can_be_forced(counter: TokenCounter, reader: AnswerReader) -> None:
+    engine = AnsweringEngine([ids(reader, "C", "bash", "A", "{}", "E")])
+    conversation = EngineModel(engine, counter, "m").open("Fix it.", TOOLS)
+    assert isinstance(conversation, CallsForced)
+    conversation.add([UserMessage(content="The issue.")])
+    done = conversation.complete_call(Sampling(max_tokens=9), deadline=time.monotonic() + 5, cancel=Event())
+    assert [call.name for call in done.message.tool_calls] == ["bash"]
+    (request,) = engine.requests
+    assert (request.grammar, request.max_tokens) == (one_of(TOOLS, Marks.of(reader)), 9)
 
 
 def test_repairs_are_counted(counter: TokenCounter, reader: AnswerReader) -> None:

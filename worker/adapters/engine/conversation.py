@@ -18,6 +18,7 @@ from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec,
 from agent.wire import CallIds
 from worker.adapters.engine.admission import KvAdmission
 from worker.adapters.engine.answer import AnswerReader, Read
+from worker.adapters.engine.grammar import Marks, one_of
 from worker.adapters.engine.port import Engine, Generated, Request
 from worker.errors import SettingsError
 
@@ -92,6 +93,7 @@ class EngineConversation:
 
     def __init__(self, model: EngineModel, system: str, tools: Sequence[ToolSpec]) -> None:
         self._model = model
+        self._tools = tools
         self._history = model.counter.open(system, tools)
         self._ids = CallIds()
         self._seat = None if model.admission is None else model.admission.seat()
@@ -168,6 +170,11 @@ class EngineConversation:
             finish_reason="length" if generated.finish == "length" else ("tool_calls" if calls else "stop"),
             seconds=time.monotonic() - started,
         )
+
+    def complete_call(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
+        """See `agent.protocols.CallsForced`."""
+        grammar = one_of(self._tools, Marks.of(self._model.reader))
+        return self.complete(sampling, deadline=deadline, cancel=cancel, grammar=grammar)
 
     def _forced(self) -> str | None:
         forced = self._model.forced
