@@ -16,17 +16,25 @@ from worker.exits import Exit
 @click.option(
     "--isolation", type=click.Choice([i.value for i in Isolation]), default=None, help="Default: the setting."
 )
+@click.option(
+    "--model", "of_model", is_flag=True, help="Ask the configured model questions with known answers instead."
+)
 @AS_JSON
-def doctor(isolation: str | None, *, as_json: bool) -> None:
+def doctor(isolation: str | None, *, of_model: bool, as_json: bool) -> None:
     """Say what isolation this machine offers, what is missing, and what mends it.
 
     Done (0) when the chosen isolation can be had. The servers of an `up` that runs here are found by themselves.
+    With --model: done when the model answers every question right; a vllm: model's engine is started for it.
     """
     from dataclasses import asdict
 
     from worker.doctor import judge, lines
     from worker.examine import examine
 
+    if of_model:
+        if isolation is not None:
+            raise click.UsageError("--isolation is about the machine, --model about the model: give one of them")
+        sys.exit(Exit.DONE if _sane(as_json=as_json) else Exit.FAILED)
     chosen = located(isolation=isolation)
     report = judge(examine(chosen), chosen.isolation)
     if as_json:
@@ -35,6 +43,30 @@ def doctor(isolation: str | None, *, as_json: bool) -> None:
         for line in lines(report):
             terminal.line(line)
     sys.exit(Exit.DONE if report.fit else Exit.FAILED)
+
+
+def _sane(*, as_json: bool) -> bool:
+    """Each question is told of as it was answered: a large model takes its time."""
+    from contextlib import closing
+
+    from worker import compose
+    from worker.sanity import ask
+
+    here = settings()
+
+    def tell(result: ask.Result) -> None:
+        for line in () if as_json else ask.lines(result):
+            terminal.line(line)
+
+    with closing(compose.make_model(here)) as model:
+        if not as_json:
+            terminal.line(f"model: {model.label}")
+        results = ask.examine(model, window=compose.limits(here).context_tokens, told=tell)
+        if as_json:
+            terminal.data(ask.record(model, results))
+        else:
+            terminal.line(ask.summary(results))
+    return ask.sane(results)
 
 
 @click.group(epilog="Example: devstral-fix setups retry")
