@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import terminal
+from worker.commands.base import settings, try_writing
 
 if TYPE_CHECKING:
     from worker.adapters.engine.options import EngineOptions
@@ -241,3 +242,29 @@ def serve(
     _write(json_file, found)
     terminal.text(bench_serve.table(found))
     sys.exit(1 if any(one["failures"] for one in found) else 0)
+
+
+@bench.command(epilog="Example: devstral-fix bench accuracy test.jsonl --concurrency 64 --json found.json")
+@click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--model", metavar="SPEC", help="Default: DEVSTRAL_FIX_MODEL.")
+@click.option("--limit", type=click.IntRange(1), help="Problems that are scored; default: all.")
+@click.option("--concurrency", type=click.IntRange(1), default=16, show_default=True, help="Requests at once.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Figures and all answers.")
+def accuracy(file: Path, model: str | None, limit: int | None, concurrency: int, json_file: Path | None) -> None:
+    """Score a file of GSM8K's format: JSON lines with "question" and "answer", which ends in "#### NUMBER".
+
+    The first 8 problems are shown as examples and not scored. Exit status 1 when a request failed.
+    """
+    from contextlib import closing
+
+    from worker import compose
+    from worker.bench import accuracy as bench_accuracy
+    from worker.bench import gsm8k
+
+    data = gsm8k.read(file)
+    try_writing(json_file, "--json")
+    with closing(compose.make_model(settings(model=model))) as opened:
+        found = bench_accuracy.measure(opened, data, limit=limit, concurrency=concurrency)
+    _write(json_file, found)
+    terminal.text(bench_accuracy.table(found))
+    sys.exit(1 if found["failures"] else 0)
