@@ -56,7 +56,9 @@ class Backing:
             self.double = starting.enter_context(GitHubDouble(root / "github"))
             self.model = ModelServer()
             starting.callback(self.model.stop)
-            self.postgres = Postgres(root / "postgres", durable=False)
+            self.postgres = Postgres(
+                root / "postgres"
+            )  # durable: it will be killed, and what it said is stored must be
             starting.callback(place.remove, root / "postgres")
             starting.callback(self.postgres.stop)
             server.START_SECONDS = 60 * processes.patience
