@@ -276,12 +276,12 @@ def test_what_does_not_fit_into_the_room_of_a_snapshot_is_not_saved(backend, muc
 
 def test_a_snapshot_ends_in_time_and_the_session_goes_on(backend, monkeypatch):
     with backend.session() as session:
-        sh(session, "seq 30000 | split -a 4 -l 1 - f")
+        assert sh(session, "seq 10000 | split -a 4 -l 1 - f", timeout=120).returncode == 0
         monkeypatch.setattr(sessions, "SNAPSHOT_SECONDS", 0.3)
         with pytest.raises(NotSaved, match="longer than"):
             session.snapshot()
         monkeypatch.undo()
-        sh(session, "find . -name 'f????' -delete")
+        assert sh(session, "find . -name 'f????' -delete", timeout=120).returncode == 0
         assert session.snapshot() == backend.tree
 
 

@@ -50,7 +50,7 @@ def test_a_range_is_said_to_be_one(ask, spent):
     assert "$0.0260 to $0.0357" in table
     assert "at Claude Sonnet 4.5" in table
     assert "A range: for part of these tokens no price of cached input is known" in table
-    assert "GPT-5.1-codex-max: the maker's price list" in table
+    assert "GPT-5.1-codex-max: a compilation" in table
     assert "range" not in ask("spend", "--by", "model", "--until", "2020-01-01")
 
 
