@@ -37,11 +37,11 @@ def soon(seconds: float = 60.0) -> float:
 
 
 def until(condition: Callable[[], bool], seconds: float = 10.0) -> float:
-    """Polls, because an engine tells its load only when asked; the seconds it took."""
+    """The seconds it took."""
     started = time.monotonic()
     while not condition():
         assert time.monotonic() - started < seconds, "it did not come to that"
-        time.sleep(0.005)
+        time.sleep(0.005)  # an engine tells its load only when asked
     return time.monotonic() - started
 
 

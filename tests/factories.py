@@ -37,6 +37,7 @@ def queue_run(
     *,
     profile: str = "small-24b",
     priority: Priority = Priority.INTERACTIVE,
+    commit: str = COMMIT,
     **changes: Any,
 ) -> UUID:
     """A queued run for an issue of its own."""
@@ -45,7 +46,7 @@ def queue_run(
         issue_request(number, **changes),
         clone_url="https://github.example/acme/textkit.git",
         base_branch="main",
-        base_commit=COMMIT,
+        base_commit=commit,
         profile=profile,
         max_attempts=3,
         repository_config={},

@@ -15,7 +15,7 @@ from agent.protocols import Isolation
 from agent.tokens import TokenCounter
 from agent.types import ExitStatus, Limits, Sampling
 from tests.engine_contract import until
-from tests.factories import issue_request
+from tests.factories import queue_run
 from tests.integration.world import World
 from worker.adapters.engine.admission import Capacity, KvAdmission
 from worker.adapters.engine.answer import AnswerReader
@@ -23,7 +23,6 @@ from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.grammar import Marks, forced_call, forced_text
 from worker.adapters.engine.vllm_host import VllmEngine
 from worker.adapters.sandbox import BwrapSandbox
-from worker.runs import requests
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
 from worker.store.models import Run, RunState, Spend, Step
@@ -137,16 +136,7 @@ def test_the_shares_of_runs_at_once_add_up_to_the_engines_busy_time(
 ) -> None:
     with world.store.transaction() as session:
         for number in range(2, 5):
-            requests.start(
-                session,
-                issue_request(number),
-                clone_url="u",
-                base_branch="main",
-                base_commit=world.commit,
-                profile="small-24b",
-                max_attempts=2,
-                repository_config={},
-            )
+            queue_run(session, number, commit=world.commit)
     before, busy = engine.tokens, engine.load().busy_seconds
     pursue = world.pursuer(EngineModel(engine, counter, "tiny"), limits=Limits(steps=3))
     pursue = replace(pursue, solver=replace(pursue.solver, sampling=Sampling(max_tokens=100)))

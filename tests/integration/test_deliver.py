@@ -13,7 +13,7 @@ from agent.outcome import Evidence, Outcome
 from agent.outcome import TestOutcome as Judged
 from agent.protocols import Captured, ExecResult, ExecStatus
 from agent.types import ExitStatus
-from tests.factories import issue_request
+from tests.factories import issue_request, queue_run
 from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
 from worker.adapters.repos import GitRepositories
 from worker.demo.github_double.bare import BareRepositories
@@ -430,16 +430,7 @@ def test_a_shutdown_hands_a_delivery_on_without_a_pause(world, monkeypatch):
 
 def test_the_comment_of_a_run_that_met_a_budget_says_what_holds_it(world):
     with world.store.transaction() as session:
-        run_id, _ = requests.start(
-            session,
-            issue_request(world.number),
-            clone_url=world.github.clone_url,
-            base_branch="main",
-            base_commit=world.commit,
-            profile="small-24b",
-            max_attempts=3,
-            repository_config={},
-        )
+        run_id = queue_run(session, world.number, commit=world.commit)
     world.deliver(run_id)
     assert world.comments() == [], "nothing holds it"
     with world.store.transaction() as session:

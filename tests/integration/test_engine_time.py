@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 
 from agent.tokens import TokenCounter
 from tests.engine_contract import until
-from tests.factories import issue_request, queue_run
+from tests.factories import queue_run
 from tests.fakes_engine import AnsweringEngine
 from tests.integration.world import World
 from worker.adapters.engine.conversation import EngineModel
@@ -23,7 +23,7 @@ from worker.adapters.engine.port import EngineLoad, Generated
 from worker.engine_clock import EngineClock
 from worker.observe.load import EngineLoads
 from worker.observe.metrics import Metrics
-from worker.runs import engine_time, ledger, requests, states, workforce
+from worker.runs import engine_time, ledger, states, workforce
 from worker.store.models import RunState, Spend
 from worker.store.money import EngineTime
 
@@ -69,16 +69,7 @@ def world(store, tmp_path):
     world = World(store, tmp_path)
     with store.transaction() as session:
         for number in range(2, RUNS + 1):
-            requests.start(
-                session,
-                issue_request(number),
-                clone_url="u",
-                base_branch="main",
-                base_commit=world.commit,
-                profile="small-24b",
-                max_attempts=2,
-                repository_config={},
-            )
+            queue_run(session, number, commit=world.commit)
     yield world
     world.heartbeat.close()
 

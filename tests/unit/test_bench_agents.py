@@ -198,7 +198,7 @@ def test_an_error_of_ours_is_raised_and_not_measured(points, counter):
 
 
 def test_percent_of_the_roofline_and_its_arithmetic_are_in_the_record(points):
-    shape = ModelShape(layers=2, heads=4, kv_heads=2, head_dim=32, multiplied=10**6, weight_bytes=2, kv_bytes=2)
+    shape = ModelShape(layers=2, heads=4, kv_heads=2, head_dim=32, multiplied=10**6, weight_bytes=2, kv_fp8=False)
     given = points(SimulatedEngine(), hardware=Hardware(shape=shape, gpu=GPUS["H100"]))
     found = given.run("plain", 4)["figures"]
     assert 0 < found["roofline_full_percent"] < found["roofline_percent"] < 100

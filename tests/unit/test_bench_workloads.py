@@ -64,7 +64,7 @@ def test_a_filler_has_the_tokens_asked_for_and_differs_by_key(counter, filler):
 
 
 def test_a_bound_by_hand():
-    shape = ModelShape(layers=10, heads=4, kv_heads=2, head_dim=50, multiplied=1_000_000, weight_bytes=1, kv_bytes=1)
+    shape = ModelShape(layers=10, heads=4, kv_heads=2, head_dim=50, multiplied=1_000_000, weight_bytes=1, kv_fp8=True)
     gpu = Gpu(name="g", fp8=1e9, bf16=5e8, bandwidth=1e8)
     work = Means(context=250, new=100, generated=200, decode_context=300)
     found = bound(shape, gpu, work, batch=4)

@@ -9,11 +9,11 @@ from threading import Event
 
 import pytest
 
-from worker.adapters.engine.admission import LOWEST, Capacity, KvAdmission
+from worker.adapters.engine.admission import LOWEST, Capacity, KvAdmission, Seat
 
 
-def admission(gpu: int = 10_000, *, host: int = 0, expected: int = 1000, shared: int = 0) -> KvAdmission:
-    return KvAdmission(Capacity(gpu=gpu, context=50_000, host=host), expected=expected, shared=shared)
+def admission(gpu: int = 10_000, *, host: int = 0, expected: int = 1000) -> KvAdmission:
+    return KvAdmission(Capacity(gpu=gpu, context=50_000, host=host), expected=expected)
 
 
 def soon() -> float:
@@ -24,7 +24,7 @@ def waiting(gate: KvAdmission, count: int) -> None:
     until = soon()
     while gate.load().waiting != count:
         assert time.monotonic() < until
-        time.sleep(0.005)
+        time.sleep(0.005)  # a gate tells its load only when asked
 
 
 def entered(gate: KvAdmission) -> int:
@@ -39,7 +39,6 @@ def entered(gate: KvAdmission) -> int:
     [
         ({}, 9),  # 92 % of 10,000, at 1,000 each
         ({"expected": 100_000}, 1),  # one always may
-        ({"shared": 500}, 17),  # (9,200 - 500) / 500
         ({"host": 100_000}, 16),  # 1.65 of the GPU's
         ({"host": 13_000}, 11),  # 90 % of the host's
         ({"host": 2_000}, 9),  # a tier smaller than the GPU's adds nothing
@@ -47,6 +46,25 @@ def entered(gate: KvAdmission) -> int:
 )
 def test_as_many_enter_as_will_fit_at_the_mean(given: dict[str, int], count: int) -> None:
     assert entered(admission(**given)) == count
+
+
+def test_what_all_contexts_begin_with_is_held_once() -> None:
+    gate = admission()
+    assert gate.enter()
+    gate.seat(shared=500)
+    assert entered(gate) == 16  # and itself: (9,200 - 500) / 500
+
+
+def test_contexts_that_turn_out_shorter_bring_room_and_it_is_told() -> None:
+    gate, told = admission(gpu=100_000, expected=30_000), Event()
+    gate.when_room(told.set)
+    assert entered(gate) == 3
+    gate.learn(29_900, again=0, completion=0)
+    assert not told.is_set()
+    for _ in range(100):
+        gate.learn(9_000, again=0, completion=1_000)
+    assert told.is_set()
+    assert gate.room()
 
 
 def test_a_trajectory_longer_than_the_mean_counts_as_long_as_it_is() -> None:
@@ -69,15 +87,21 @@ def test_who_leaves_makes_room_and_tells() -> None:
     assert gate.room()
 
 
-def test_calls_wait_for_room_on_the_gpu_and_the_latest_context_goes_first() -> None:
+@pytest.mark.parametrize(
+    ("patience", "order"),
+    [(10.0, ["newer", "older"]), (0.0, ["older", "newer"])],
+    ids=["the context that was used last is cached", "nobody waits beyond patience for that"],
+)
+def test_calls_wait_for_room_on_the_gpu(monkeypatch: pytest.MonkeyPatch, patience: float, order: list[str]) -> None:
+    monkeypatch.setattr("worker.adapters.engine.admission.PATIENCE", patience)
     gate = admission()
     first, older, newer = gate.seat(), gate.seat(), gate.seat()
     older.left_at, newer.left_at = 1.0, 2.0
-    order: list[str] = []
+    went: list[str] = []
 
-    def call(name: str, seat) -> None:
+    def call(name: str, seat: Seat) -> None:
         with seat.turn(5_000, 10, deadline=soon(), cancel=None) as waited:
-            order.append(name)
+            went.append(name)
             assert waited is not None
 
     with ThreadPoolExecutor(2) as pool:
@@ -88,30 +112,8 @@ def test_calls_wait_for_room_on_the_gpu_and_the_latest_context_goes_first() -> N
             waiting(gate, 2)
         for done in calls:
             done.result(10)
-    assert order == ["newer", "older"]
+    assert went == order
     assert gate.load().waited == 2
-
-
-def test_nobody_waits_beyond_patience_behind_those_whose_context_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.adapters.engine.admission.PATIENCE", 0.0)
-    gate = admission()
-    first, older, newer = gate.seat(), gate.seat(), gate.seat()
-    older.left_at, newer.left_at = 1.0, 2.0
-    order: list[str] = []
-
-    def call(name: str, seat) -> None:
-        with seat.turn(5_000, 10, deadline=soon(), cancel=None):
-            order.append(name)
-
-    with ThreadPoolExecutor(2) as pool:
-        with first.turn(9_000, 10, deadline=soon(), cancel=None):
-            calls = [pool.submit(call, "older", older)]
-            waiting(gate, 1)
-            calls.append(pool.submit(call, "newer", newer))
-            waiting(gate, 2)
-        for done in calls:
-            done.result(10)
-    assert order == ["older", "newer"]
 
 
 @pytest.mark.parametrize("how", ["cancel", "deadline"])

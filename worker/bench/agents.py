@@ -104,7 +104,7 @@ class Points:
         """The worker's gate with the engine's real capacity, and the model whose calls take turns behind it."""
         facts = self.engine.facts
         capacity = Capacity(gpu=facts.kv_tokens, context=facts.max_model_len, host=facts.host_kv_tokens)
-        admission = KvAdmission(capacity, expected=expected, shared=self.workload.shared)
+        admission = KvAdmission(capacity, expected=expected)
         return Gated(admission), EngineModel(self.engine, self.model.counter, self.model.name, admission=admission)
 
     def _roofline(self, seen: Window, found: dict[str, Any], expected: int) -> dict[str, Any]:

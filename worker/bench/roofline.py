@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.adapters.engine.shapes import kv_bytes_per_token
 from worker.bench.workloads import Means
 from worker.errors import SettingsError
 
@@ -43,12 +44,12 @@ class ModelShape:
     head_dim: int
     multiplied: int  #: weights that each token is multiplied with: all but the embedding's
     weight_bytes: float
-    kv_bytes: float  #: per element
+    kv_fp8: bool
 
     @property
-    def kv_per_token(self) -> float:
+    def kv_per_token(self) -> int:
         """Bytes."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * self.kv_bytes
+        return kv_bytes_per_token(layers=self.layers, kv_heads=self.kv_heads, head_dim=self.head_dim, fp8=self.kv_fp8)
 
 
 def shape_of(directory: Path, *, kv_cache_dtype: str) -> ModelShape:
@@ -80,7 +81,7 @@ def _shape(data: dict[str, Any], kv_cache_dtype: str) -> ModelShape:
         head_dim=head_dim,
         multiplied=layers * (attention + 3 * hidden * inner) + hidden * vocabulary,
         weight_bytes=1 if quantized else 2,
-        kv_bytes=1 if kv_cache_dtype.startswith("fp8") else 2,
+        kv_fp8=kv_cache_dtype.startswith("fp8"),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -93,7 +92,10 @@ def in_transaction(action: Callable[[Any], Any]) -> Any:
 
 def show_done(data: dict[str, Any], words: str, *, as_json: bool) -> None:
     """What a command did, for programs or for people."""
-    terminal.line(json.dumps(data) if as_json else words)
+    if as_json:
+        terminal.data(data)
+    else:
+        terminal.line(words)
 
 
 def show_list(

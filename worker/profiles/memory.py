@@ -28,7 +28,8 @@ def kv_tokens(shape: Shape, engine: EngineSettings, *, gib: float, gpus: int) ->
     """Tokens that the KV memory of one engine on `gpus` GPUs of `gib` GiB holds; 0 where not even the weights fit."""
     used = weight_bytes(shape, engine.weights) / GIB + gpus * _OVERHEAD_GIB * shape.hidden / _OVERHEAD_HIDDEN
     free = gpus * gib * (engine.gpu_memory_utilization or 0.9) - used
-    return max(0, int(free * GIB // kv_bytes_per_token(shape, fp8=engine.kv_fp8)))
+    token = kv_bytes_per_token(layers=shape.layers, kv_heads=shape.kv_heads, head_dim=shape.head_dim, fp8=engine.kv_fp8)
+    return max(0, int(free * GIB // token))
 
 
 def refusal(profile: Profile, engine: EngineSettings, *, gib: float, gpus: int) -> str:

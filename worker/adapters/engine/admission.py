@@ -85,7 +85,7 @@ class _Waiter:
 
 class KvAdmission:
     """One engine's memory; safe for threads. A gate like those of `worker.gates`, and the turns of the calls behind
-    it. `shared`: the tokens that all contexts begin with count once."""
+    it. The tokens that all contexts begin with, as the newest conversation said, are held once and count once."""
 
     name = "kv_tokens"
 
@@ -94,14 +94,11 @@ class KvAdmission:
         capacity: Capacity,
         *,
         expected: int,
-        shared: int = 0,
-        adapt: bool = True,
         waited: Callable[[float], None] = lambda _: None,
     ) -> None:
         """`expected`: the mean context, in tokens, until some were seen."""
         self._capacity = capacity
-        self._shared = shared
-        self._adapt = adapt
+        self._shared = 0
         self._tell = waited
         self._mean = float(expected)
         self._answer = float(ANSWER)
@@ -109,6 +106,7 @@ class KvAdmission:
         self._pressure = 1.0
         self._lock = threading.Lock()
         self._room = Room()
+        self._wanted = False  # somebody asked for room in vain
         self._entered = 0
         self._seats: set[Seat] = set()
         self._running: dict[Seat, int] = {}
@@ -119,35 +117,34 @@ class KvAdmission:
 
     def room(self) -> bool:
         with self._lock:
-            return self._fits()
+            return self._asked()
 
     def enter(self) -> bool:
         """Admit one trajectory, to be followed by `leave`; False, without waiting, when there is no room."""
         with self._lock:
-            if not self._fits():
+            if not self._asked():
                 return False
             self._entered += 1
             return True
 
     def leave(self) -> None:
-        with self._lock:
+        with self._changes():
             self._entered -= 1
-        self._room.tell()
 
     def when_room(self, action: Callable[[], None]) -> None:
         self._room.add(action)
 
-    def seat(self) -> Seat:
-        """For a conversation of a trajectory that entered."""
+    def seat(self, shared: int = 0) -> Seat:
+        """For a conversation of a trajectory that entered, and begins with so many tokens as others do, too."""
         seat = Seat(self)
-        with self._lock:
+        with self._changes():
+            self._shared = shared
             self._seats.add(seat)
         return seat
 
     def release(self, seat: Seat) -> None:
-        with self._lock:
+        with self._changes():
             self._seats.discard(seat)
-        self._room.tell()
 
     def load(self) -> Load:
         with self._lock:
@@ -162,6 +159,21 @@ class KvAdmission:
     def pressure(self) -> float:
         """The share of the first limit that is used, as learnt."""
         return self._pressure
+
+    @contextmanager
+    def _changes(self) -> Iterator[None]:
+        """Around what may bring room: trajectories that end, and also contexts that turn out shorter than expected."""
+        with self._lock:
+            yield
+            came = self._wanted and self._fits()
+            self._wanted = self._wanted and not came
+        if came:
+            self._room.tell()
+
+    def _asked(self) -> bool:
+        fits = self._fits()
+        self._wanted = self._wanted or not fits
+        return fits
 
     def _fits(self) -> bool:
         if self._entered == 0:
@@ -229,12 +241,10 @@ class KvAdmission:
 
     def learn(self, prompt: int, *, again: int, completion: int) -> None:
         """`again`: tokens of the prompt that were computed though they had been before."""
-        with self._lock:
+        with self._changes():
             self._mean += LEARN * (prompt + completion - self._mean)
             self._answer += LEARN * (completion - self._answer)
             self._again += LEARN * (again / prompt - self._again) if prompt else 0.0
-            if not self._adapt:
-                return
             if self._again > TOO_MUCH:
                 self._pressure = max(LOWEST, self._pressure * STEP_DOWN)
                 self._again = (TOO_MUCH + LITTLE) / 2  # let the step show before the next

@@ -96,7 +96,7 @@ class EngineConversation:
         self._tools = tools
         self._history = model.counter.open(system, tools)
         self._ids = CallIds()
-        self._seat = None if model.admission is None else model.admission.seat()
+        self._seat = None if model.admission is None else model.admission.seat(len(self._history))
         self._answers = 0
         self._known = 0  # tokens whose KV memory the engine computed for this conversation
         self.last: Generated | None = None
@@ -123,7 +123,6 @@ class EngineConversation:
         cancel: Event,
         grammar: str | None = None,
         exactly: bool = False,
-        priority: int = 0,
     ) -> Completion:
         """`grammar`: what the answer has to match. `exactly`: benchmarks generate just `max_tokens`. An aborted answer
         is not appended to the history.
@@ -139,7 +138,6 @@ class EngineConversation:
             stop=(reader.eos,),
             grammar=grammar if grammar is not None else self._forced(),
             exactly=exactly,
-            priority=priority,
         )
         generated = self.last = self._generate(request, deadline=deadline, cancel=cancel)
         if generated is None:

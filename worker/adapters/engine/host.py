@@ -184,7 +184,7 @@ class EngineHost:
         try:
             return calling.result(max(0.0, deadline - time.monotonic()) + ABORT_SECONDS + SLACK)
         except FutureTimeout as error:
-            self._mourn("its event loop does not answer")
+            self._die("its event loop does not answer")
             raise ModelUnavailable(f"the engine is down: {self._dead}") from error
 
     async def _call(self, request: Request, deadline: float, cancel: Event | None) -> Generated:
@@ -239,21 +239,16 @@ class EngineHost:
                 self._die(f"{len(self._calls)} calls in flight and no progress for {self._hang_seconds:g} s")
 
     def _die(self, why: str) -> None:
-        if self._mourn(why):
-            self._fail_all(why)
-
-    def _mourn(self, why: str) -> bool:
-        """From any thread; False when it was dead already."""
+        """From any thread: a loop that hangs fails its calls once it goes on. Again: nothing happens."""
         with self._dying:
             if self._dead is not None:
-                return False
+                return
             self._dead = why
         log.error("engine_died", extra={"reason": why, "calls": len(self._calls)})
+        self._loop.call_soon_threadsafe(self._fail_all)
         self._on_death(why)
-        return True
 
-    def _fail_all(self, why: str) -> None:
-        self._dead = why
+    def _fail_all(self) -> None:
         for call in self._calls.values():
             call.task.cancel()
 
@@ -268,7 +263,9 @@ class EngineHost:
     async def _close(self) -> None:
         self._watcher.cancel()
         pending = [call.task for call in self._calls.values()]
-        self._fail_all(self._dead or "it was shut down")
+        with self._dying:
+            self._dead = self._dead or "it was shut down"
+        self._fail_all()
         if pending:
             await asyncio.wait(pending, timeout=5)
         self._backend.close()

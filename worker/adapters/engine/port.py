@@ -23,7 +23,6 @@ class Request:
     stop: tuple[int, ...] = ()  #: token ids that end the answer; the one that did is its last token
     grammar: str | None = None  #: what the answer must match, in the engine's grammar language (Lark)
     exactly: bool = False  #: benchmarks: go on to `max_tokens`, whatever is generated
-    priority: int = 0  #: smaller goes first, where the engine has to choose
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -132,9 +132,9 @@ def write_model(directory: Path, shape: str, *, files: Literal["mistral", "hf"] 
     return directory
 
 
-def kv_bytes_per_token(shape: Shape, *, fp8: bool) -> int:
+def kv_bytes_per_token(*, layers: int, kv_heads: int, head_dim: int, fp8: bool) -> int:
     """Keys and values of one token over all layers."""
-    return 2 * shape.layers * shape.kv_heads * shape.head_dim * (1 if fp8 else 2)
+    return 2 * layers * kv_heads * head_dim * (1 if fp8 else 2)
 
 
 def parameters(shape: Shape) -> int:

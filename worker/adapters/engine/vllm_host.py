@@ -29,6 +29,7 @@ from worker.adapters.engine.checks import Resolved, resolve
 from worker.adapters.engine.host import BackendDied, BadRequest, EngineHost, Raw, Report
 from worker.adapters.engine.options import EngineOptions
 from worker.adapters.engine.port import EngineFacts, Request
+from worker.adapters.engine.shapes import kv_bytes_per_token
 from worker.errors import SettingsError
 
 CLOSE_SECONDS = 10.0
@@ -169,7 +170,7 @@ class VllmBackend:
         prompt = TokensPrompt(prompt_token_ids=request.ids.tolist())
         final = None
         try:
-            async for output in self._engine.generate(prompt, parameters, name, priority=request.priority):
+            async for output in self._engine.generate(prompt, parameters, name):
                 final = output
         except EngineDeadError as error:
             raise BackendDied(str(error)) from error
@@ -211,9 +212,12 @@ def _host_tokens(options: EngineOptions, config: Any) -> int:
     if not options.kv_offloading_gib:
         return 0
     model = config.model_config
-    width = 1 if str(config.cache_config.cache_dtype).startswith("fp8") else 2
-    layers = model.get_num_layers(config.parallel_config)
-    token = 2 * layers * model.get_total_num_kv_heads() * model.get_head_size() * width
+    token = kv_bytes_per_token(
+        layers=model.get_num_layers(config.parallel_config),
+        kv_heads=model.get_total_num_kv_heads(),
+        head_dim=model.get_head_size(),
+        fp8=str(config.cache_config.cache_dtype).startswith("fp8"),
+    )
     return int(options.kv_offloading_gib * 2**30 / token)
 
 
