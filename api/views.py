@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from worker.runs import accounts, budget_words, quarantine, queue_position
-from worker.store import queries, trajectories
+from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.money import Account
 
@@ -45,7 +45,7 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "calls": row.calls,
         "usage": {"prompt": row.prompt_tokens, "cached": row.cached_tokens, "completion": row.completion_tokens},
         "cost_usd": float(row.usd),
-        "cost_usd_low": float(row.usd - trajectories.unsure(session, [run_id])[run_id]),
+        "cost_usd_low": float(row.usd_low),
         "budgets": [budget(account) for account in accounts.of_run(session, row)],
         "summary": row.summary,
         "files": None if patch is None else [change["path"] for change in patch.files],

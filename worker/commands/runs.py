@@ -25,20 +25,20 @@ def runs() -> None:
 def list_runs(limit: int, *, as_json: bool) -> None:
     """The newest runs."""
     from worker.runs import pausing, queue_position
-    from worker.store import queries, trajectories
+    from worker.store import queries
     from worker.store.models import RunState
 
     def read(session: Any) -> Any:
         found = queries.recent_runs(session, limit=limit)
         ids = [run.id for run in found]
-        return found, queue_position.places(session, ids), trajectories.unsure(session, ids), pausing.pauses(session)
+        return found, queue_position.places(session, ids), pausing.pauses(session)
 
-    found, places, unsure, paused = in_transaction(read)
+    found, places, paused = in_transaction(read)
     for pause in paused:
         terminal.line(str(pause), err=True)
     data, rows = [], []
     for run in found:
-        place, low = places.get(run.id), run.usd - unsure[run.id]
+        place = places.get(run.id)
         data.append(
             {
                 "run_id": str(run.id),
@@ -47,7 +47,7 @@ def list_runs(limit: int, *, as_json: bool) -> None:
                 "repository": run.repository,
                 "issue_number": run.issue_number,
                 "cost_usd": float(run.usd),
-                "cost_usd_low": float(low),
+                "cost_usd_low": float(run.usd_low),
                 "reason": run.reason,
                 "queue": None if place is None else place.as_json(),
             }
@@ -55,7 +55,9 @@ def list_runs(limit: int, *, as_json: bool) -> None:
         state = f"{run.state.value} {run.outcome.value}" if run.outcome else run.state.value
         where = "" if place is None else f"{place.position} of {place.of}"
         why = _cut(run.reason) if run.state is RunState.FAILED else ""
-        rows.append([str(run.id), f"{run.repository}#{run.issue_number}", state, where, money.usd(low, run.usd), why])
+        rows.append(
+            [str(run.id), f"{run.repository}#{run.issue_number}", state, where, money.usd(run.usd_low, run.usd), why]
+        )
     show_list(
         data, ["run", "issue", "state", "place", "cost", "why"], rows, none="no run was asked for yet", as_json=as_json
     )

@@ -81,7 +81,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "finished_at": _moment(run.finished_at),
         "calls": run.calls,
         "cost_usd": float(run.usd),
-        "cost_usd_low": float(run.usd - trajectories.unsure(session, [run_id])[run_id]),
+        "cost_usd_low": float(run.usd_low),
         "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
         "branch": run.branch,
         "pull_request_url": pull_request.url if pull_request and pull_request.run_id == run.id else None,

@@ -26,7 +26,7 @@ from worker.demo.record import record as record_script
 from worker.demo.seed import REPOSITORY, issue, project_files
 from worker.demo.watch import Progress, wait_for_end
 from worker.settings import PREFIX, Settings
-from worker.store import queries, trajectories
+from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.supervisor import Supervisor
@@ -160,7 +160,6 @@ def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[s
         pull_request = queries.pull_request(session, run.repository, run.branch)
         evidence = {e.stage: e.outcome.value for e in queries.evidence(session, run_id)}
         steps = queries.step_count(session, run_id)
-        unsure = trajectories.unsure(session, [run_id])[run_id]
     state, outcome = run.state.value, run.outcome.value if run.outcome else None
     return {
         "ok": state == "delivered" and outcome == "fixed" and bool(checks) and all(c.holds for c in checks),
@@ -175,7 +174,7 @@ def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[s
         "steps": steps,
         "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
         "cost_usd": float(run.usd),
-        "cost_usd_low": float(run.usd - unsure),
+        "cost_usd_low": float(run.usd_low),
         "model": run.model,
         "isolation": run.isolation.value if run.isolation else None,
         "diff": patch.diff.decode("utf-8", "replace") if patch else "",

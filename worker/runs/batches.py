@@ -10,7 +10,7 @@ from uuid import UUID
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from worker.store.models import LIVE, Batch, Run, Spend
+from worker.store.models import LIVE, Batch, Run
 from worker.store.money import Account, Scope
 
 
@@ -66,24 +66,23 @@ def totals(session: Session, batch: Batch) -> dict[str, Any]:
     """A batch with its runs by state and outcome, and what its account says; JSON-ready."""
     states: dict[str, int] = {}
     outcomes: dict[str, int] = {}
-    counted = select(Run.state, Run.outcome, func.count()).where(Run.batch_id == batch.id)
-    for state, outcome, count in session.execute(counted.group_by(Run.state, Run.outcome).order_by(Run.state)):
+    unsure = Decimal(0)  # how much less they may have cost
+    counted = select(Run.state, Run.outcome, func.count(), func.sum(Run.usd - Run.usd_low))
+    counted = counted.where(Run.batch_id == batch.id)
+    for state, outcome, count, less in session.execute(counted.group_by(Run.state, Run.outcome).order_by(Run.state)):
+        unsure += less
         states[state.value] = states.get(state.value, 0) + count
         if outcome is not None:
             outcomes[outcome.value] = outcomes.get(outcome.value, 0) + count
     account = session.scalar(select(Account).where(Account.scope == Scope.BATCH, Account.key == str(batch.id)))
     spent = Decimal(0) if account is None else account.spent_usd
-    runs = select(Run.id).where(Run.batch_id == batch.id)
-    unsure = session.scalar(
-        select(func.sum(Spend.usd - func.coalesce(Spend.usd_low, Spend.usd))).where(Spend.run_id.in_(runs))
-    )
     return {
         "batch_id": str(batch.id),
         "name": batch.name,
         "requested_by": batch.requested_by,
         "budget_usd": None if batch.budget_usd is None else float(batch.budget_usd),
         "spent_usd": float(spent),
-        "spent_usd_low": float(spent - (unsure or 0)),
+        "spent_usd_low": float(spent - unsure),
         "reserved_usd": 0.0 if account is None else float(account.reserved_usd),
         "calls": 0 if account is None else account.calls,
         "used_up": account is not None and account.used_up,

@@ -57,6 +57,7 @@ def book(
         cached_tokens=Run.cached_tokens + usage.cached,
         completion_tokens=Run.completion_tokens + usage.completion,
         usd=Run.usd + amount,
+        usd_low=Run.usd_low + low,
     )
     session.execute(
         insert(Spend).values(

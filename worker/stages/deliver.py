@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
@@ -34,7 +33,7 @@ from worker.stages.edge import last_words, unless_lost
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
 from worker.stages.status import queued, set_status
 from worker.stages.tidying import after_the_end
-from worker.store import queries, trajectories
+from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.store.text import clean
@@ -57,7 +56,6 @@ class Result:
     patch: Patch | None
     evidence: tuple[Evidence, ...]
     known_heads: frozenset[str]
-    unsure: Decimal  #: how much less it may have cost, USD
 
     @property
     def footer(self) -> str:
@@ -65,7 +63,7 @@ class Result:
         usage = Usage(prompt=run.prompt_tokens, cached=run.cached_tokens, completion=run.completion_tokens)
         return texts.accounting(
             usage,
-            (run.usd - self.unsure, run.usd),
+            (run.usd_low, run.usd),
             calls=run.calls,
             model=run.model or "none",
             tokenizer=run.tokenizer or "",
@@ -119,7 +117,6 @@ class Deliver:
             row = queries.patch(session, run_id)
             rows = queries.evidence(session, run_id)
             known = queries.pushed_heads(session, run.repository, run.branch)
-            unsure = trajectories.unsure(session, [run_id])[run_id]
         pieces = [
             Evidence.model_validate(
                 {name: getattr(e, name) for name in Evidence.model_fields},
@@ -131,7 +128,6 @@ class Deliver:
             patch=None if row is None else ledger.stored_patch(row),
             evidence=tuple(pieces),
             known_heads=known,
-            unsure=unsure,
         )
 
     def _deliver(self, lease: Lease, holding: Holding) -> str | None:

@@ -174,6 +174,7 @@ class Run(Base):
     cached_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int] = mapped_column(server_default="0")
     usd: Mapped[Decimal] = mapped_column(server_default="0")
+    usd_low: Mapped[Decimal] = mapped_column(server_default="0")  #: what it cost at least
 
     queued_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]

@@ -70,22 +70,12 @@ class AttemptSpend(NamedTuple):
     usd_low: Decimal
 
 
-_LOW = func.coalesce(Spend.usd_low, Spend.usd)  #: rows from before it was kept are taken as exact
-
-
-def unsure(session: Session, run_ids: Sequence[UUID]) -> dict[UUID, Decimal]:
-    """How much less than `Run.usd` each of these runs may have cost, USD: cached input whose price is not known."""
-    rows = session.execute(
-        select(Spend.run_id, func.sum(Spend.usd - _LOW)).where(Spend.run_id.in_(run_ids)).group_by(Spend.run_id)
-    )
-    return dict.fromkeys(run_ids, Decimal(0)) | {row[0]: Decimal(row[1]) for row in rows}
-
-
 def spend_by_attempt(session: Session, run_id: UUID) -> dict[int, AttemptSpend]:
     """The ledger by lease token: every attempt's, whatever became of its steps."""
     sums = [func.sum(column) for column in (Spend.prompt_tokens, Spend.cached_tokens, Spend.completion_tokens)]
+    low = func.coalesce(Spend.usd_low, Spend.usd)  # rows from before it was kept are taken as exact
     rows = session.execute(
-        select(Spend.lease_token, func.count(), *sums, func.sum(Spend.usd), func.sum(_LOW))
+        select(Spend.lease_token, func.count(), *sums, func.sum(Spend.usd), func.sum(low))
         .where(Spend.run_id == run_id)
         .group_by(Spend.lease_token)
         .order_by(Spend.lease_token)
