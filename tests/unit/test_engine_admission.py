@@ -2,18 +2,39 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
+from array import array
 from concurrent.futures import ThreadPoolExecutor
 from threading import Event
 
 import pytest
 
+from worker.adapters.engine import turns
 from worker.adapters.engine.admission import LOWEST, Capacity, KvAdmission, Seat
+from worker.adapters.engine.prefixes import CHUNK, Prefixes, chain
 
 
 def admission(gpu: int = 10_000, *, host: int = 0, expected: int = 1000) -> KvAdmission:
     return KvAdmission(Capacity(gpu=gpu, context=50_000, host=host), expected=expected)
+
+
+_numbers = itertools.count()
+
+
+def context(tokens: int, *, shared: int = 0) -> array[int]:
+    """Begins as others do that share so many tokens."""
+    own = next(_numbers)
+    return array("i", [*range(shared), *(1_000_000 + 1_000 * own + i for i in range(tokens - shared))])
+
+
+def called(gate: KvAdmission, ids: array[int], *, beside: bool = False) -> Seat:
+    """A conversation that has made one call."""
+    seat = gate.seat(beside=beside)
+    with seat.turn(ids, 10, deadline=soon(), cancel=None) as waited:
+        assert waited is not None
+    return seat
 
 
 def soon() -> float:
@@ -48,11 +69,35 @@ def test_as_many_enter_as_will_fit_at_the_mean(given: dict[str, int], count: int
     assert entered(admission(**given)) == count
 
 
-def test_what_all_contexts_begin_with_is_held_once() -> None:
-    gate = admission()
-    assert gate.enter()
-    gate.seat(shared=500)
-    assert entered(gate) == 16  # and itself: (9,200 - 500) / 500
+def test_what_several_contexts_begin_with_is_held_once() -> None:
+    gate = admission(gpu=20 * CHUNK, expected=2 * CHUNK)
+    shared = [context(2 * CHUNK, shared=CHUNK) for _ in range(3)]
+    for ids in shared:
+        assert gate.enter()
+        called(gate, ids)
+    assert entered(gate) == 14  # with those three and what they share: 18.4 of a chunk each
+
+
+def test_each_group_of_contexts_has_its_own_beginning() -> None:
+    held = Prefixes()
+    whole = context(4 * CHUNK)
+    alike, other = whole + context(CHUNK), context(8 * CHUNK)
+    for ids in (whole, alike, other, other):
+        held.add(chain(ids))
+    assert held.common == 4 * CHUNK + 8 * CHUNK
+    assert [held.overlap(chain(ids)) for ids in (whole, alike, other)] == [4 * CHUNK, 4 * CHUNK, 8 * CHUNK]
+    held.remove(chain(other))
+    held.remove(chain(alike))
+    assert held.common == 0
+    assert held.overlap(chain(whole)) == 0
+
+
+def test_a_beginning_is_shared_only_where_everything_before_it_is() -> None:
+    held = Prefixes()
+    same = context(CHUNK)
+    held.add(chain(context(CHUNK) + same))
+    held.add(chain(context(CHUNK) + same))
+    assert held.common == 0
 
 
 def test_contexts_that_turn_out_shorter_bring_room_and_it_is_told() -> None:
@@ -70,9 +115,7 @@ def test_contexts_that_turn_out_shorter_bring_room_and_it_is_told() -> None:
 def test_a_trajectory_longer_than_the_mean_counts_as_long_as_it_is() -> None:
     gate = admission()
     assert gate.enter()
-    seat = gate.seat()
-    with seat.turn(5_000, 10, deadline=soon(), cancel=None):
-        pass
+    called(gate, context(5_000))
     assert entered(gate) == 4  # and itself: 5,000 + 4 x 1,000
 
 
@@ -93,19 +136,19 @@ def test_who_leaves_makes_room_and_tells() -> None:
     ids=["the context that was used last is cached", "nobody waits beyond patience for that"],
 )
 def test_calls_wait_for_room_on_the_gpu(monkeypatch: pytest.MonkeyPatch, patience: float, order: list[str]) -> None:
-    monkeypatch.setattr("worker.adapters.engine.admission.PATIENCE", patience)
+    monkeypatch.setattr(turns, "PATIENCE", patience)
     gate = admission()
     first, older, newer = gate.seat(), gate.seat(), gate.seat()
-    older.left_at, newer.left_at = 1.0, 2.0
+    older.used_at, newer.used_at = 1.0, 2.0
     went: list[str] = []
 
     def call(name: str, seat: Seat) -> None:
-        with seat.turn(5_000, 10, deadline=soon(), cancel=None) as waited:
+        with seat.turn(context(5_000), 10, deadline=soon(), cancel=None) as waited:
             went.append(name)
             assert waited is not None
 
     with ThreadPoolExecutor(2) as pool:
-        with first.turn(9_000, 10, deadline=soon(), cancel=None):
+        with first.turn(context(9_000), 10, deadline=soon(), cancel=None):
             calls = [pool.submit(call, "older", older)]
             waiting(gate, 1)
             calls.append(pool.submit(call, "newer", newer))
@@ -120,20 +163,77 @@ def test_calls_wait_for_room_on_the_gpu(monkeypatch: pytest.MonkeyPatch, patienc
 def test_a_call_that_nobody_wants_any_more_stops_waiting(how: str) -> None:
     gate, cancel = admission(), threading.Event()
     first, second = gate.seat(), gate.seat()
-    with first.turn(9_000, 10, deadline=soon(), cancel=None):
+    with first.turn(context(9_000), 10, deadline=soon(), cancel=None):
         if how == "cancel":
             threading.Timer(0.1, cancel.set).start()
         until = soon() if how == "cancel" else time.monotonic() + 0.1
-        with second.turn(5_000, 10, deadline=until, cancel=cancel) as waited:
+        with second.turn(context(5_000), 10, deadline=until, cancel=cancel) as waited:
             assert waited is None
-    with second.turn(5_000, 10, deadline=soon(), cancel=None) as waited:
+    with second.turn(context(5_000), 10, deadline=soon(), cancel=None) as waited:
         assert waited is not None  # nothing of the one that gave up is held
 
 
 def test_a_context_larger_than_the_gpu_goes_alone() -> None:
     gate = admission()
-    with gate.seat().turn(40_000, 10, deadline=soon(), cancel=None) as waited:
+    with gate.seat().turn(context(40_000), 10, deadline=soon(), cancel=None) as waited:
         assert waited is not None
+
+
+def test_single_calls_fill_what_trajectories_leave_and_hold_nobody_up() -> None:
+    gate = admission(gpu=100_000)
+    seat = gate.seat()
+    with seat.turn(context(60_000), 10, deadline=soon(), cancel=None):
+        called(gate, context(30_000), beside=True)  # there was room
+        with gate.seat().turn(context(30_000), 10, deadline=soon(), cancel=None) as waited:
+            assert waited == 0.0  # what they left behind is in no trajectory's way
+    assert gate.load().holding == 0
+
+
+def test_single_calls_have_a_share_of_their_own_however_many_trajectories_wait() -> None:
+    gate = admission(gpu=100_000)
+    with ThreadPoolExecutor(1) as pool:
+        with gate.seat().turn(context(94_000), 10, deadline=soon(), cancel=None):
+            large = gate.seat(beside=True).turn(context(5_000), 10, deadline=time.monotonic() + 0.1, cancel=None)
+            with large as waited:
+                assert waited is None  # larger than their share, and nothing is free
+            other = pool.submit(called, gate, context(50_000))
+            waiting(gate, 1)
+            called(gate, context(1_500), beside=True)
+            assert not other.done()
+        other.result(10)
+
+
+def test_what_a_single_call_left_in_the_cache_counts_on_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "LINGER", 1.0)
+    gate = admission(gpu=100_000)
+    with gate.seat().turn(context(94_000), 10, deadline=soon(), cancel=None):
+        began = time.monotonic()
+        called(gate, context(1_500), beside=True)
+        called(gate, context(1_500), beside=True)
+        assert 1.0 <= time.monotonic() - began < 10
+
+
+def test_a_single_call_waits_while_it_would_push_contexts_out() -> None:
+    gate = admission(gpu=100_000, expected=30_000)
+    assert entered(gate) == 3  # 90,000 of 92,000
+    running = called(gate, context(10_000))
+    with running.turn(context(10_000), 10, deadline=soon(), cancel=None):
+        with gate.seat(beside=True).turn(context(20_000), 10, deadline=time.monotonic() + 0.1, cancel=None) as waited:
+            assert waited is None
+        gate.leave()
+        called(gate, context(20_000), beside=True)
+
+
+def test_single_calls_teach_nothing_about_trajectories() -> None:
+    gate = admission()
+    seat = gate.seat(beside=True)
+    before = entered(gate)
+    for _ in range(200):
+        seat.answered(prompt=100, cached=0, cacheable=100, completion=5)
+    assert gate.pressure == 1.0
+    for _ in range(before):
+        gate.leave()
+    assert entered(gate) == before
 
 
 def test_contexts_computed_again_lower_the_limit_and_quiet_raises_it_again() -> None:

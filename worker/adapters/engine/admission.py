@@ -4,7 +4,7 @@ Two limits, since a trajectory that waits for a tool holds memory that may leave
 
 - residents: what all trajectories hold, each counted at least at the mean context that was seen, has to fit in GPU
   memory and the host's tier behind it; else every step computes contexts again that were pushed out meanwhile;
-- turns: what the calls in flight hold has to fit on the GPU; else the engine takes running ones off again.
+- turns (`turns.py`): what the calls in flight hold has to fit on the GPU; else the engine takes running ones off again.
 
 What is computed again is the signal whether the first limit is right: `pressure` moves it.
 """
@@ -13,19 +13,19 @@ from __future__ import annotations
 
 import threading
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Event
 
+from worker.adapters.engine.prefixes import Chain, Prefixes, chain
+from worker.adapters.engine.turns import Call, Turns
 from worker.gates import Load, Room
 
-GPU_SHARE = 0.93  # of GPU memory for calls in flight: answers grow, blocks round up
 HOST_SHARE = 0.9
 REACH = 1.65  # residents beyond the GPU that still help: enough to fill it while others wait for their tools
 ALONE_SHARE = 0.92  # without a host tier; what trajectories that ended left behind is in the way, too
-PATIENCE = 10.0  # seconds; a call that waited longer goes before any whose context may still be cached
-POLL = 0.05  # seconds between two looks at a call's cancellation
 
 ANSWER = 256  # tokens of an answer, until some were seen
 LEARN = 1 / 64  # weight of one call in the running means
@@ -49,43 +49,40 @@ class Capacity:
 
 
 class Seat:
-    """One resident trajectory's account; used by one thread at a time."""
+    """One conversation's account; used by one thread at a time."""
 
-    def __init__(self, admission: KvAdmission) -> None:
+    def __init__(self, admission: KvAdmission, *, beside: bool) -> None:
         self._admission = admission
+        self.beside = beside  # no trajectory's: its calls fill what these leave
+        self.chain: Chain = ()  # of its first prompt
         self.tokens = 0  # at its last call
-        self.left_at = 0.0  # when its last call ended
+        self.used_at = 0.0  # when its last call ended
 
     @contextmanager
-    def turn(self, tokens: int, answer: int, *, deadline: float, cancel: Event | None) -> Iterator[float | None]:
-        """Wait until a call with a prompt of `tokens` and so long an answer fits on the GPU, and hold that memory
-        inside the block: the seconds waited, or None when it was cancelled or late first."""
-        waited = self._admission.take_turn(self, tokens, answer, deadline=deadline, cancel=cancel)
+    def turn(self, ids: array[int], answer: int, *, deadline: float, cancel: Event | None) -> Iterator[float | None]:
+        """Wait until a call with this prompt and so long an answer fits on the GPU, and hold that memory inside the
+        block: the seconds waited, or None when it was cancelled or late first."""
+        call = self._admission.call(self, ids, answer)
+        waited = self._admission.turns.take(call, deadline=deadline, cancel=cancel)
         try:
             yield waited
         finally:
             if waited is not None:
-                self._admission.end_turn(self)
+                self.used_at = time.monotonic()
+                self._admission.turns.end(call)
 
     def answered(self, *, prompt: int, cached: int, cacheable: int, completion: int) -> None:
         """A call ended. `cacheable`: tokens of the prompt that a cache which lost nothing had given back."""
-        self._admission.learn(prompt, again=max(0, cacheable - cached), completion=completion)
+        if not self.beside:
+            self._admission.learn(prompt, again=max(0, cacheable - cached), completion=completion)
 
     def close(self) -> None:
         self._admission.release(self)
 
 
-@dataclass(eq=False)
-class _Waiter:
-    seat: Seat
-    need: int
-    since: float
-    woken: Event
-
-
 class KvAdmission:
     """One engine's memory; safe for threads. A gate like those of `worker.gates`, and the turns of the calls behind
-    it. The tokens that all contexts begin with, as the newest conversation said, are held once and count once."""
+    it. What several contexts begin with is held once and counts once."""
 
     name = "kv_tokens"
 
@@ -98,8 +95,7 @@ class KvAdmission:
     ) -> None:
         """`expected`: the mean context, in tokens, until some were seen."""
         self._capacity = capacity
-        self._shared = 0
-        self._tell = waited
+        self._prefixes = Prefixes()
         self._mean = float(expected)
         self._answer = float(ANSWER)
         self._again = 0.0
@@ -109,9 +105,7 @@ class KvAdmission:
         self._wanted = False  # somebody asked for room in vain
         self._entered = 0
         self._seats: set[Seat] = set()
-        self._running: dict[Seat, int] = {}
-        self._waiting: list[_Waiter] = []
-        self._waits, self._waited_seconds = 0, 0.0
+        self.turns = Turns(capacity.gpu, waited=waited, spare=self._spare)
 
     # -- trajectories
 
@@ -134,26 +128,27 @@ class KvAdmission:
     def when_room(self, action: Callable[[], None]) -> None:
         self._room.add(action)
 
-    def seat(self, shared: int = 0) -> Seat:
-        """For a conversation of a trajectory that entered, and begins with so many tokens as others do, too."""
-        seat = Seat(self)
-        with self._changes():
-            self._shared = shared
-            self._seats.add(seat)
+    def seat(self, *, beside: bool = False) -> Seat:
+        """For a conversation of a trajectory that entered; or `beside` them, for single calls."""
+        seat = Seat(self, beside=beside)
+        if not beside:
+            with self._changes():
+                self._seats.add(seat)
         return seat
 
     def release(self, seat: Seat) -> None:
         with self._changes():
+            self._prefixes.remove(seat.chain)
+            seat.chain = ()
             self._seats.discard(seat)
 
     def load(self) -> Load:
-        with self._lock:
-            return Load(
-                holding=self._entered,
-                waiting=len(self._waiting),
-                waited=self._waits,
-                waited_seconds=self._waited_seconds,
-            )
+        return Load(
+            holding=self._entered,
+            waiting=self.turns.waiting,
+            waited=self.turns.waits,
+            waited_seconds=self.turns.waited_seconds,
+        )
 
     @property
     def pressure(self) -> float:
@@ -178,64 +173,36 @@ class KvAdmission:
     def _fits(self) -> bool:
         if self._entered == 0:
             return True  # one is always admitted, be it as large as it may: else nothing would ever run
-        own = max(1.0, self._mean - self._shared)
-        held = sum(max(own, seat.tokens - self._shared) for seat in self._seats)
+        held, next_one = self._held()
+        return held + next_one <= self._capacity.residents * self._pressure
+
+    def _held(self) -> tuple[float, float]:
+        """Tokens of all that entered, and of one more."""
+        overlaps = {seat: self._prefixes.overlap(seat.chain) for seat in self._seats if seat.chain}
+        own = max(1.0, self._mean - (sum(overlaps.values()) / len(overlaps) if overlaps else 0))
+        held = sum(max(own, seat.tokens - overlaps.get(seat, 0)) for seat in self._seats)
         held += max(0, self._entered - len(self._seats)) * own
-        return held + own + self._shared <= self._capacity.residents * self._pressure
+        return held + self._prefixes.common, own
+
+    def _spare(self, tokens: int) -> bool:
+        with self._lock:
+            return self._held()[0] + tokens <= self._capacity.residents * self._pressure
 
     # -- their calls
 
-    def take_turn(self, seat: Seat, tokens: int, answer: int, *, deadline: float, cancel: Event | None) -> float | None:
-        started = time.monotonic()
-        # Few answers come near their limit: room is held for one twice as long as usual.
-        need = min(tokens + min(answer, round(2 * self._answer)), self._capacity.context) - self._shared
-        waiter = _Waiter(seat, max(1, need), started, Event())
+    def call(self, seat: Seat, ids: array[int], answer: int) -> Call:
+        """What this conversation's next call needs."""
+        names = () if seat.chain else chain(ids)
         with self._lock:
-            seat.tokens = tokens
-            self._waiting.append(waiter)
-            self._hand_out()
-        if waiter.woken.is_set():
-            self._tell(0.0)
-            return 0.0
-        while not waiter.woken.wait(POLL):
-            if time.monotonic() > deadline or (cancel is not None and cancel.is_set()):
-                with self._lock:
-                    if waiter not in self._waiting:
-                        break  # it was its turn at that very moment
-                    self._waiting.remove(waiter)
-                    self._hand_out()
-                return None
-        waited = time.monotonic() - started
-        with self._lock:
-            self._waits += 1
-            self._waited_seconds += waited
-        self._tell(waited)
-        return waited
-
-    def end_turn(self, seat: Seat) -> None:
-        with self._lock:
-            seat.left_at = time.monotonic()
-            self._running.pop(seat, None)
-            self._hand_out()
-
-    def _hand_out(self) -> None:
-        """Give turns while there is room. The context that was used last is most likely still cached, so it goes
-        first; but nobody waits beyond patience, and whoever does is not overtaken by smaller ones."""
-        now = time.monotonic()
-        limit = GPU_SHARE * self._capacity.gpu - self._shared
-        while self._waiting:
-            late = [waiter for waiter in self._waiting if now - waiter.since > PATIENCE]
-            first = (
-                min(late, key=lambda waiter: waiter.since)
-                if late
-                else max(self._waiting, key=lambda waiter: waiter.seat.left_at)
-            )
-            used = sum(self._running.values())
-            if self._running and used + first.need > limit:
-                return
-            self._waiting.remove(first)
-            self._running[first.seat] = first.need
-            first.woken.set()
+            if names:
+                seat.chain = names
+                self._prefixes.add(names)
+            seat.tokens = len(ids)
+            self.turns.common = self._prefixes.common
+            # Few answers come near their limit: room is held for one twice as long as usual.
+            length = min(len(ids) + min(answer, round(2 * self._answer)), self._capacity.context)
+            need = length - self._prefixes.overlap(seat.chain)
+        return Call(need=max(1, need), used_at=seat.used_at, beside=seat.beside)
 
     # -- learning
 

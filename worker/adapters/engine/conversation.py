@@ -82,6 +82,11 @@ class EngineModel:
     def open(self, system: str, tools: Sequence[ToolSpec]) -> EngineConversation:
         return EngineConversation(self, system, tools)
 
+    def beside(self, system: str, tools: Sequence[ToolSpec] = ()) -> EngineConversation:
+        """For a single question, such as one of a triage: it is asked in the gaps that trajectories leave, and pushes
+        none of their contexts out."""
+        return EngineConversation(self, system, tools, beside=True)
+
     def count(self, read: Read) -> None:
         with self._lock:
             self._answers += 1
@@ -91,12 +96,12 @@ class EngineModel:
 class EngineConversation:
     """See `agent.protocols.Conversation`. `last` is what the engine said of the last call."""
 
-    def __init__(self, model: EngineModel, system: str, tools: Sequence[ToolSpec]) -> None:
+    def __init__(self, model: EngineModel, system: str, tools: Sequence[ToolSpec], *, beside: bool = False) -> None:
         self._model = model
         self._tools = tools
         self._history = model.counter.open(system, tools)
         self._ids = CallIds()
-        self._seat = None if model.admission is None else model.admission.seat(len(self._history))
+        self._seat = None if model.admission is None else model.admission.seat(beside=beside)
         self._answers = 0
         self._known = 0  # tokens whose KV memory the engine computed for this conversation
         self.last: Generated | None = None
@@ -183,7 +188,7 @@ class EngineConversation:
         engine, seat = self._model.engine, self._seat
         if seat is None:
             return engine.generate(request, deadline=deadline, cancel=cancel)
-        with seat.turn(len(request.ids), request.max_tokens, deadline=deadline, cancel=cancel) as waited:
+        with seat.turn(request.ids, request.max_tokens, deadline=deadline, cancel=cancel) as waited:
             if waited is None:
                 return None
             self.waited = waited

@@ -1,0 +1,134 @@
+"""Whose call is next: the calls in flight hold no more than the GPU's memory, so that the engine never has to take one
+off again that it began."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Event
+
+CALLS_SHARE = 0.95  # of GPU memory for trajectories' calls in flight: answers grow, blocks round up
+BESIDE_SHARE = 0.02  # for single calls beside them, whatever the trajectories ask for
+PATIENCE = 10.0  # seconds; a call that waited longer goes before any whose context may still be cached
+LINGER = 5.0  # seconds that a single call counts on: what it left in the cache pushes older contexts out
+POLL = 0.05  # seconds between two looks at a call's cancellation
+
+
+@dataclass(eq=False, kw_only=True)
+class Call:
+    """One that wants to run. `need`: tokens of GPU memory, the answer included. `used_at`: when its context was last
+    used, time.monotonic(). `beside`: no trajectory's."""
+
+    need: int
+    used_at: float = 0.0
+    beside: bool = False
+    since: float = field(default_factory=time.monotonic)
+    woken: Event = field(default_factory=Event)
+
+
+class Turns:
+    """Safe for threads. The context that was used last is most likely still cached, so its call goes first; but nobody
+    waits beyond patience, and whoever did is not overtaken by smaller ones.
+
+    Single calls beside the trajectories fill what these leave: a share that is always theirs, and beyond it whatever
+    is free while no trajectory's call waits. First come, first served."""
+
+    def __init__(
+        self, gpu: int, *, waited: Callable[[float], None], spare: Callable[[int], bool] = lambda _: True
+    ) -> None:
+        """`gpu`: tokens of its memory. `waited` is told the seconds of each trajectory's call. `spare(tokens)`: whether
+        nobody's cached context is pushed out by so many more."""
+        self._gpu = gpu
+        self._tell = waited
+        self._spare = spare
+        self._lock = threading.Lock()
+        self._running: set[Call] = set()
+        self._waiting: list[Call] = []
+        self._beside: deque[Call] = deque()
+        self._lingering: deque[tuple[float, int]] = deque()  # until when, tokens
+        self.common = 0  # tokens of GPU memory that many of the calls share, and none of them counts
+        self.waits, self.waited_seconds = 0, 0.0
+
+    @property
+    def waiting(self) -> int:
+        return len(self._waiting)
+
+    def take(self, call: Call, *, deadline: float, cancel: Event | None) -> float | None:
+        """Blocks until it is this call's turn: the seconds waited; None when it was cancelled or late first."""
+        with self._lock:
+            (self._beside if call.beside else self._waiting).append(call)
+            self._hand_out()
+        waited = 0.0
+        if not call.woken.is_set():
+            if not self._wait(call, deadline, cancel):
+                return None
+            waited = time.monotonic() - call.since
+        if not call.beside:
+            with self._lock:
+                self.waits += waited > 0
+                self.waited_seconds += waited
+            self._tell(waited)
+        return waited
+
+    def end(self, call: Call) -> None:
+        with self._lock:
+            self._running.discard(call)
+            if call.beside:
+                self._lingering.append((time.monotonic() + LINGER, call.need))
+            self._hand_out()
+
+    def _wait(self, call: Call, deadline: float, cancel: Event | None) -> bool:
+        queue = self._beside if call.beside else self._waiting
+        while not call.woken.wait(POLL):
+            with self._lock:
+                if call.beside and queue[0] is call:
+                    self._hand_out()  # what makes room for it may be time alone
+                if call.woken.is_set():
+                    return True  # its turn, at that very moment
+                if time.monotonic() > deadline or (cancel is not None and cancel.is_set()):
+                    queue.remove(call)
+                    self._hand_out()
+                    return False
+        return True
+
+    def _hand_out(self) -> None:
+        while self._waiting and self._fits(first := self._first()):
+            self._waiting.remove(first)
+            self._start(first)
+        while self._beside and self._fits_beside(self._beside[0]):
+            self._start(self._beside.popleft())
+
+    def _start(self, call: Call) -> None:
+        self._running.add(call)
+        call.woken.set()
+
+    def _first(self) -> Call:
+        now = time.monotonic()
+        late = [call for call in self._waiting if now - call.since > PATIENCE]
+        return min(late, key=lambda call: call.since) if late else max(self._waiting, key=lambda call: call.used_at)
+
+    def _fits(self, call: Call) -> bool:
+        """Alone it may be as large as it is; the share of single calls is not asked for."""
+        used = sum(running.need for running in self._running if not running.beside)
+        taken = max(0, sum(running.need for running in self._running if running.beside) - self._share())
+        return not used or used + taken + call.need <= CALLS_SHARE * self._gpu - self.common
+
+    def _fits_beside(self, call: Call) -> bool:
+        held = self._held_beside()
+        if not self._running or held + call.need <= self._share():
+            return True
+        used = sum(running.need for running in self._running)
+        whole = (CALLS_SHARE + BESIDE_SHARE) * self._gpu - self.common
+        return not self._waiting and used + call.need <= whole and self._spare(held + call.need - self._share())
+
+    def _share(self) -> int:
+        return round(BESIDE_SHARE * self._gpu)
+
+    def _held_beside(self) -> int:
+        now = time.monotonic()
+        while self._lingering and self._lingering[0][0] <= now:
+            self._lingering.popleft()
+        return sum(call.need for call in self._running if call.beside) + sum(need for _, need in self._lingering)
