@@ -115,6 +115,14 @@ def test_a_server_is_measured_from_outside_with_the_gaps_between_tokens():
 
 
 class BareEngine(SimulatedEngine):
+    def __init__(self, **given):
+        super().__init__(**given)
+        self.grammars = []
+
+    def generate(self, request, **given):
+        self.grammars.append(request.grammar)
+        return super().generate(request, **given)
+
     def bare(self, requests, *, concurrency):
         return 1.0, [self.generate(request, deadline=float("inf")) for request in requests]
 
@@ -122,21 +130,22 @@ class BareEngine(SimulatedEngine):
 @pytest.fixture
 def model(tmp_path, monkeypatch):
     """A model's directory, and a simulated engine where vLLM would be."""
-    seen = []
+    seen, engines = [], []
 
     @contextmanager
     def opened(options):
         seen.append(options)
         engine = BareEngine(max_model_len=options.max_model_len, decode_seconds=1e-6)
+        engines.append(engine)
         yield engine
         engine.shutdown()
 
     monkeypatch.setattr(opening, "opened", opened)
-    return write_model(tmp_path / "model", "tiny"), seen
+    return write_model(tmp_path / "model", "tiny"), seen, engines
 
 
 def test_the_command_serve(model, tmp_path):
-    directory, seen = model
+    directory, seen, _ = model
     line = ["bench", "serve", "--model", str(directory), "--dummy-weights", "--concurrency", "1,4", "--prompts", "8"]
     line += ["--bare", "--engine-arg", "async_scheduling=false", "--json", str(tmp_path / "o" / "found.json")]
     done = CliRunner().invoke(cli, [*line, "--out", str(tmp_path / "raw")])
@@ -149,8 +158,22 @@ def test_the_command_serve(model, tmp_path):
     assert "of the bare engine's" in done.output
 
 
+def test_the_command_constrained(model, tmp_path):
+    directory, _, engines = model
+    line = ["bench", "constrained", "--model", str(directory), "--concurrency", "1,4", "--tokens", "20"]
+    done = CliRunner().invoke(cli, [*line, "--json", str(tmp_path / "found.json")])
+    assert done.exit_code == 0, done.output
+    found = json.loads((tmp_path / "found.json").read_text("utf-8"))
+    assert [(one["free"]["generated"], one["constrained"]["generated"]) for one in found] == [(40, 40), (160, 160)]
+    assert found[0]["tpot_ratio"] == pytest.approx(found[0]["constrained"]["tpot_ms"] / found[0]["free"]["tpot_ms"])
+    held = [grammar for grammar in engines[0].grammars if grammar]
+    assert len(held) == len(engines[0].grammars) / 2 == 1 + 2 + 1 + 8  # each grammar compiled by one before
+    assert all("search_replace" in grammar for grammar in held)
+    assert "| at once |" in done.output
+
+
 def test_the_command_agents(model, tmp_path):
-    directory, seen = model
+    directory, seen, _ = model
     line = ["bench", "agents", "--model", str(directory), "--workload", "W1", "--in-flight", "2,3", "--modes", "plain"]
     line += ["--window", "1", "--ramp", "0", "--gpu", "H100", "--json", str(tmp_path / "found.json")]
     done = CliRunner().invoke(cli, [*line, "--kv-cache-dtype", "fp8", "--out", str(tmp_path / "raw")])

@@ -250,9 +250,18 @@ def test_contexts_computed_again_lower_the_limit_and_quiet_raises_it_again() -> 
     assert gate.pressure == 1.0
 
 
+def test_a_wave_of_young_trajectories_does_not_let_in_a_larger_one() -> None:
+    gate = admission(gpu=100_000, expected=10_000)
+    for _ in range(5000):
+        gate.learn(9_000, again=0, completion=1_000)
+    for _ in range(50):
+        gate.learn(2_000, again=0, completion=500)
+    assert entered(gate) == 9  # as many as before
+
+
 def test_the_mean_is_learnt() -> None:
     gate = admission(gpu=100_000, expected=30_000)
     assert entered(gate) == 3
-    for _ in range(500):
+    for _ in range(5000):
         gate.learn(9_000, again=0, completion=1_000)
     assert entered(gate) == 6  # 92,000 hold nine of 10,000

@@ -72,6 +72,10 @@ class Place:
         self.from_start = False  # without a wait
         self.crash: BaseException | None = None
 
+    def steps_done(self, count: int) -> bool:
+        """Whether its first trajectory has made so many calls, or ended with fewer."""
+        return len(self.calls) >= min(count, self._scene.workload.steps - self._age)
+
     def run(self) -> None:
         try:
             while not self._scene.over.is_set():

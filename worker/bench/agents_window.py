@@ -40,7 +40,7 @@ class Window:
 
     seconds: float
     ramp_seconds: float
-    ramped: bool  #: each trajectory that was resident from the start had done two steps
+    ramped: bool  #: each trajectory that was resident from the start had done two steps, or ended
     calls: Sequence[Call]
     samples: Sequence[Sample]
     failures: Counter[str]  #: since the start of the ramp
@@ -120,7 +120,7 @@ def measure(
 def _ramped(places: Sequence[Place], admission: Admission) -> bool:
     opened = [place for place in places if place.opened]
     decided = len(opened) + admission.load().waiting >= len(places)
-    return decided and all(len(place.calls) >= RAMP_STEPS for place in opened if place.from_start)
+    return decided and all(place.steps_done(RAMP_STEPS) for place in opened if place.from_start)
 
 
 def _sample(engine: Engine, admission: Admission) -> Sample:

@@ -244,6 +244,37 @@ def serve(
     sys.exit(1 if any(one["failures"] for one in found) else 0)
 
 
+@bench.command(epilog="Example: devstral-fix bench constrained --model /srv/small-24b --concurrency 1,16")
+@click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--concurrency", type=Numbers(), default="1,16", show_default=True)
+@click.option("--tokens", type=click.IntRange(2), default=200, show_default=True, help="Of each answer, at most.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False))
+@engine_options
+def constrained(
+    model: Path, concurrency: tuple[int, ...], *, tokens: int, json_file: Path | None, **engine: Any
+) -> None:
+    """What it costs to hold answers to a call of one of the agent's tools: the same prompts, free and constrained."""
+    from agent.tools import default_tools
+    from agent.tools.base import spec
+    from agent.types import Limits
+    from worker.adapters.engine.answer import AnswerReader
+    from worker.adapters.engine.grammar import Marks, one_of
+    from worker.bench import constrained as bench_constrained
+    from worker.bench import opening
+    from worker.bench.serve import Prompts
+
+    counter = opening.vocabulary(model)
+    tools = [spec(tool) for tool in default_tools(Limits())]
+    grammar = one_of(tools, Marks.of(AnswerReader(counter.load())))
+    with opening.opened(_engine(model, engine, max_model_len=SERVE_WINDOW)) as running:
+        found = [
+            bench_constrained.measure(running, grammar, concurrency=count, tokens=tokens, prompts=Prompts())
+            for count in concurrency
+        ]
+    _write(json_file, found)
+    terminal.text(bench_constrained.table(found))
+
+
 @bench.command(epilog="Example: devstral-fix bench accuracy test.jsonl --concurrency 64 --json found.json")
 @click.argument("file", type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--model", metavar="SPEC", help="Default: DEVSTRAL_FIX_MODEL.")

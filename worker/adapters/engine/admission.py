@@ -28,7 +28,8 @@ REACH = 1.65  # residents beyond the GPU that still help: enough to fill it whil
 ALONE_SHARE = 0.92  # without a host tier; what trajectories that ended left behind is in the way, too
 
 ANSWER = 256  # tokens of an answer, until some were seen
-LEARN = 1 / 64  # weight of one call in the running means
+LEARN = 1 / 64  # weight of one call in what is computed again and in the first means
+CALLS = 1024  # that the means look back at: fewer, and a wave of young trajectories lets in a larger one
 TOO_MUCH, LITTLE = 0.02, 0.005  # of prompt tokens computed again
 STEP_DOWN, STEP_UP = 0.95, 1.002
 LOWEST, HIGHEST = 0.5, 1.0
@@ -98,6 +99,7 @@ class KvAdmission:
         self._prefixes = Prefixes()
         self._mean = float(expected)
         self._answer = float(ANSWER)
+        self._calls = 0
         self._again = 0.0
         self._pressure = 1.0
         self._lock = threading.Lock()
@@ -209,8 +211,10 @@ class KvAdmission:
     def learn(self, prompt: int, *, again: int, completion: int) -> None:
         """`again`: tokens of the prompt that were computed though they had been before."""
         with self._changes():
-            self._mean += LEARN * (prompt + completion - self._mean)
-            self._answer += LEARN * (completion - self._answer)
+            self._calls += 1
+            weight = 1 / min(CALLS, 1 / LEARN + self._calls)
+            self._mean += weight * (prompt + completion - self._mean)
+            self._answer += weight * (completion - self._answer)
             self._again += LEARN * (again / prompt - self._again) if prompt else 0.0
             if self._again > TOO_MUCH:
                 self._pressure = max(LOWEST, self._pressure * STEP_DOWN)
