@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from agent.errors import NotSaved
+from agent.generated import GeneratedIds
 from agent.protocols import Captured, ExecResult, ExecStatus, Session
 from agent.types import (
     AssistantMessage,
@@ -69,7 +70,7 @@ class FakeConversation:
         self.messages.extend(messages)
         self.tokens += self._model.tokens_per_message * len(messages)
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:
         assert not self.closed
         assert not self._open_calls, "a tool call has no result"
         assert not isinstance(self.messages[-1], AssistantMessage), "two answers in a row"
