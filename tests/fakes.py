@@ -58,6 +58,7 @@ class FakeConversation:
         self._model = model
         self._open_calls: list[str] = []
         self.messages: list[Input | AssistantMessage] = []
+        self.restored: list[GeneratedIds | None] = []
         self.closed = False
         self.tokens = model.first_tokens
 
@@ -75,6 +76,7 @@ class FakeConversation:
         assert not self._open_calls, "a tool call has no result"
         assert not isinstance(self.messages[-1], AssistantMessage), "two answers in a row"
         self.messages.append(answer)
+        self.restored.append(generated)
         self._open_calls = [made.id for made in answer.tool_calls]
 
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
