@@ -11,6 +11,8 @@ from sqlalchemy import select
 from agent.generated import GeneratedIds
 from agent.types import Action, AssistantMessage, CallTimes, Step, ToolCall, Usage
 from tests.factories import queue_run
+from tests.fakes import say
+from tests.integration.world import World
 from worker.runs import ledger, states
 from worker.store import models
 
@@ -99,3 +101,15 @@ def test_rates_are_told_by_model_version_and_kind(store, lease, ask):
     assert second["kinds"] == {"old_list": [1, 0.5], "trailing_text": [1, 0.5]}
     assert "old_list 50.00%, trailing_text 50.00%" in ask("answers")
     assert json.loads(ask("answers", "--json", "--since", "2999-01-01")) == []
+
+
+def test_an_aborted_call_is_booked_with_its_share(store, tmp_path):
+    """Red where an abort is no spend: it has cost GPU time all the same."""
+    world = World(store, tmp_path)
+    usage = Usage(prompt=100, completion=3, gpu_seconds=0.5)
+    world.pursue(say("ha", finish_reason="abort", usage=usage, times=STEP.times))
+    with store.transaction() as session:
+        assert session.scalars(select(models.Spend.gpu_seconds)).all() == [0.5]
+        (step,) = session.scalars(select(models.Step)).all()
+    assert (step.finish_reason, step.gpu_seconds, step.decode_seconds, step.repairs) == ("abort", 0.5, 0.75, None)
+    world.heartbeat.close()
