@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 
 from pydantic import Field
 
+from agent.generated import GeneratedIds
 from agent.types import AssistantMessage, Completion, Frozen, Input, Sampling, Step, ToolSpec, Usage
 
 
@@ -29,9 +30,10 @@ class Conversation(Protocol):
     def add(self, messages: Sequence[Input]) -> None:
         """Append messages; each tool call of the last answer gets exactly one ToolMessage before the next call."""
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:
         """Append an answer that was generated before, in another conversation that began and went like this one, as
-        `complete` would have: nothing is generated. It is no answer of this model's that counts or costs."""
+        `complete` would have: nothing is generated. It is no answer of this model's that counts or costs. `generated`:
+        its ids, which a history of the same vocabulary takes as they are."""
 
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:
         """Generate the next answer and append it to the history.

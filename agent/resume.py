@@ -55,7 +55,7 @@ def replay(conversation: Conversation, prompt: str, progress: Progress, tools: S
         memory.steps += 1
         memory.nudged |= step.note.startswith(prompts.nudge("nothing_changed"))
         if step.finish_reason != "abort":  # an aborted answer is no part of the history
-            conversation.restore(step.answer)
+            conversation.restore(step.answer, step.generated)
             completion = Completion(
                 message=step.answer, usage=step.usage, finish_reason=step.finish_reason, seconds=step.model_seconds
             )

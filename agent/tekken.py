@@ -55,13 +55,18 @@ def load(path: Path | None, bundled: str) -> InstructTokenizerV13:
     raise ValueError(f"{path} is a tekken vocabulary of version {version.value}; Devstral 2 needs v13 or later")
 
 
+def file_of(path: Path | None, bundled: str) -> Path:
+    """The file that `load` reads with the same arguments."""
+    return path or Path(mistral_common.__file__).parent / "data" / f"{bundled}.json"
+
+
 def _bundled(name: str) -> _Tekken:
     """The bundled vocabulary with the special tokens of version 13 put into its reserved slots.
 
     The file itself stops at version 3. Which slot each token takes is arbitrary here and the real one may differ; no
     count depends on it.
     """
-    data = json.loads((Path(mistral_common.__file__).parent / "data" / f"{name}.json").read_text(encoding="utf-8"))
+    data = json.loads(file_of(None, name).read_text(encoding="utf-8"))
     known = list(Tekkenizer.DEPRECATED_SPECIAL_TOKENS)
     newer = (SpecialTokens.args, SpecialTokens.call_id, SpecialTokens.begin_think, SpecialTokens.end_think)
     known += [

@@ -12,6 +12,7 @@ put into its reserved slots (`agent.tekken`) rather than counting in the wrong f
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from array import array
 from collections.abc import Sequence
@@ -39,6 +40,7 @@ class TokenCounter:
         self._path = path
         self._lock = threading.Lock()
         self._loaded: InstructTokenizerV13 | None = None
+        self._vocabulary: str | None = None
 
     @property
     def label(self) -> str:
@@ -58,6 +60,19 @@ class TokenCounter:
                 except (OSError, ValueError) as error:
                     raise TokenizerUnusable(f"tokenizer file {self._path or BUNDLED}: {error}") from error
             return self._loaded
+
+    @property
+    def vocabulary(self) -> str:
+        """Equal where the same ids mean the same: the start of the file's sha256. Raises TokenizerUnusable."""
+        if self._vocabulary is None:
+            from agent import tekken  # noqa: PLC0415
+
+            try:
+                data = tekken.file_of(self._path, BUNDLED).read_bytes()
+            except OSError as error:
+                raise TokenizerUnusable(f"tokenizer file {self._path or BUNDLED}: {error}") from error
+            self._vocabulary = hashlib.sha256(data).hexdigest()[:16]
+        return self._vocabulary
 
     def text(self, text: str) -> int:
         """Tokens of plain text, without any message around it."""

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from agent.generated import GeneratedIds
+
 
 class Frozen(BaseModel):
     """A value: immutable, and an unknown field is an error."""
@@ -85,13 +87,28 @@ class ToolSpec(Frozen):
 FinishReason = Literal["stop", "tool_calls", "length", "abort"]
 
 
+class CallTimes(Frozen):
+    """Where a call's time went, in seconds, as an engine in this process tells it. Servers do not."""
+
+    turn: float = Field(ge=0, description="until the engine's memory had room for it, before it was submitted")
+    queued: float = Field(ge=0, description="in the engine, before it was first scheduled")
+    first: float = Field(ge=0, description="from submission to the first token, `queued` included; 0: there was none")
+    decode: float = Field(ge=0, description="from the first token to the last")
+    again: int = Field(default=0, ge=0, description="prompt tokens computed again, of which a cache had been made")
+
+
 class Completion(Frozen):
-    """One model call's result. `seconds` is wall time at the caller."""
+    """One model call's result. `seconds` is wall time at the caller. `repairs`: what had to be mended to understand the
+    answer, by kind; None where it was not read (it was aborted). `generated`: the answer as the history has it, where
+    that is ids."""
 
     message: AssistantMessage
     usage: Usage
     finish_reason: FinishReason
     seconds: float = Field(ge=0)
+    times: CallTimes | None = None
+    repairs: tuple[str, ...] | None = None
+    generated: GeneratedIds | None = None
 
 
 class Sampling(Frozen):
@@ -198,7 +215,8 @@ class Step(Frozen):
     """One turn: the model's answer, what was executed for it, and the workspace's tree id when it changed.
 
     `note` is what the model was told beside the results of its calls (a nudge, or what was wrong with its answer).
-    The last five fields are what another worker needs to go on after it; a step without `answer` can't be gone on from.
+    The fields from `answer` on are what another worker needs to go on after it; a step without `answer` can't be gone
+    on from. `times` and `repairs` are those of the call (see `Completion`).
     """
 
     index: int = Field(ge=0)
@@ -207,13 +225,23 @@ class Step(Frozen):
     usage: Usage
     usd: float
     model_seconds: float
+    times: CallTimes | None = None
+    repairs: tuple[str, ...] | None = None
     tree: str | None = None
     note: str = ""
     answer: AssistantMessage | None = Field(default=None, description="exactly as it was generated")
+    generated: GeneratedIds | None = None
     finish_reason: FinishReason = "stop"
     elapsed: float = Field(default=0.0, ge=0, description="seconds of the trajectory so far")
     exit_status: ExitStatus | None = Field(default=None, description="set where the trajectory ended with this step")
     exit_reason: str = ""
+
+    @property
+    def malformed(self) -> int:
+        """Calls that could not be understood: refused ones, and an answer that spells a call and holds none."""
+        spelled = self.answer is not None and self.answer.raw is not None and not self.answer.tool_calls
+        unread = spelled and self.finish_reason != "abort"
+        return sum(action.malformed for action in self.actions) + unread
 
 
 class AgentResult(Frozen):

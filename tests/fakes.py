@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event, Thread
 
 from agent.errors import NotSaved
+from agent.generated import GeneratedIds
 from agent.protocols import Captured, ExecResult, ExecStatus, Session
 from agent.types import (
     AssistantMessage,
@@ -57,6 +58,7 @@ class FakeConversation:
         self._model = model
         self._open_calls: list[str] = []
         self.messages: list[Input | AssistantMessage] = []
+        self.restored: list[GeneratedIds | None] = []
         self.closed = False
         self.tokens = model.first_tokens
 
@@ -69,11 +71,12 @@ class FakeConversation:
         self.messages.extend(messages)
         self.tokens += self._model.tokens_per_message * len(messages)
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:
         assert not self.closed
         assert not self._open_calls, "a tool call has no result"
         assert not isinstance(self.messages[-1], AssistantMessage), "two answers in a row"
         self.messages.append(answer)
+        self.restored.append(generated)
         self._open_calls = [made.id for made in answer.tool_calls]
 
     def complete(self, sampling: Sampling, *, deadline: float, cancel: Event) -> Completion:

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 import click
 
-from worker.commands import batches, bench, local, machine, operations, processes, prune, quarantine, runs, show, spend
+from worker.commands import (
+    answers,
+    batches,
+    bench,
+    local,
+    machine,
+    operations,
+    processes,
+    prune,
+    quarantine,
+    runs,
+    show,
+    spend,
+)
 from worker.commands.base import Commands, with_texts
 
 
@@ -34,6 +47,7 @@ for command in (
     batches.batches,
     quarantine.quarantine,
     spend.spend,
+    answers.answers,
     operations.workers,
     operations.drain,
     operations.pause,

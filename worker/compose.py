@@ -14,7 +14,6 @@ from agent.types import Limits
 from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
 from worker.adapters.engine.opening import Use, check_before, open_engine
 from worker.adapters.engine.options import EngineOptions
-from worker.adapters.engine.port import Generated
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.hook import WebhookNotifier
 from worker.adapters.layers import DiskLayers
@@ -59,11 +58,7 @@ def make_model(
             untested_ok=settings.engine_untested,
         )
         watch = watch or Watch()
-
-        def told(done: Generated) -> None:
-            watch.metrics.generated(queue=done.queued, first_token=done.first, decode=done.decode)
-
-        return open_engine(options, use, on_death=on_death, waited=watch.admitted, told=told)
+        return open_engine(options, use, on_death=on_death, waited=watch.admitted, told=watch.metrics.generated)
     return open_model(
         settings.need("model"),
         counter=counter or TokenCounter(settings.tekken_file),

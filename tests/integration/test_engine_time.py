@@ -13,13 +13,14 @@ from prometheus_client import generate_latest
 from sqlalchemy import func, select, text
 
 from agent.tokens import TokenCounter
+from agent.types import CallTimes, Usage
 from tests.engine_contract import until
 from tests.factories import queue_run
 from tests.fakes_engine import AnsweringEngine
 from tests.integration.world import World
 from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.host import EngineHost, Raw, Report
-from worker.adapters.engine.port import EngineLoad, Generated
+from worker.adapters.engine.port import EngineLoad
 from worker.engine_clock import EngineClock
 from worker.observe.load import EngineLoads
 from worker.observe.metrics import Metrics
@@ -83,8 +84,8 @@ def test_what_runs_at_once_are_booked_with_adds_up_to_the_time_the_engine_was_bu
         return backend
 
     host = EngineHost(start, gpus=2)
-    told: list[Generated] = []
-    pursue = world.pursuer(EngineModel(host, counter, "together", told=told.append))
+    told: list[tuple[object, ...]] = []
+    pursue = world.pursuer(EngineModel(host, counter, "together", told=lambda *call: told.append(call)))
     with ThreadPoolExecutor(RUNS) as pool:
         pursuing = []
         for _ in range(RUNS):  # one after the other: a claim beside another may find nothing
@@ -155,8 +156,8 @@ def test_a_worker_shows_as_starting_until_it_takes_messages(store):
 
 def test_metrics_tell_the_engines_load_and_the_parts_of_its_calls():
     metrics = Metrics()
-    metrics.generated(queue=0.02, first_token=0.5, decode=3.0)
-    load = EngineLoad(running=3, waiting=1, kv_used=0.25, busy_seconds=7.0, idle_seconds=2.0)
+    metrics.generated("m", Usage(completion=31), CallTimes(turn=0.1, queued=0.02, first=0.5, decode=3.0))
+    load = EngineLoad(running=3, waiting=1, kv_used=0.25, busy_seconds=7.0, idle_seconds=2.0, failed_gpu_seconds=0.5)
     metrics.registry.register(EngineLoads(lambda: load))
     shown = generate_latest(metrics.registry).decode()
     for line in (
@@ -164,7 +165,8 @@ def test_metrics_tell_the_engines_load_and_the_parts_of_its_calls():
         'devstral_fix_engine_calls{state="waiting"} 1.0',
         "devstral_fix_engine_kv_used_ratio 0.25",
         'devstral_fix_engine_seconds_total{state="idle"} 2.0',
-        'devstral_fix_engine_call_seconds_sum{part="decode"} 3.0',
-        'devstral_fix_engine_call_seconds_bucket{le="0.025",part="queue"} 1.0',
+        "devstral_fix_engine_failed_gpu_seconds_total 0.5",
+        'devstral_fix_engine_call_seconds_sum{model="m",part="decode"} 3.0',
+        'devstral_fix_engine_call_seconds_bucket{le="0.025",model="m",part="queue"} 1.0',
     ):
         assert line in shown

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+import zlib
 from array import array
+from pathlib import Path
 from threading import Event
 
 import pytest
 
+from agent.generated import GeneratedIds
 from agent.protocols import CallsForced
 from agent.tokens import TokenCounter
-from agent.types import Sampling, ToolMessage, ToolSpec, UserMessage
+from agent.types import CallTimes, Sampling, ToolMessage, ToolSpec, UserMessage
 from tests.fakes_engine import AnsweringEngine
 from worker.adapters.engine.answer import AnswerReader, Repair
 from worker.adapters.engine.conversation import EngineModel
@@ -101,6 +104,54 @@ def test_history_keeps_the_ids_that_were_generated(counter: TokenCounter, reader
     conversation.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
     first, second = (list(request.ids) for request in engine.requests)
     assert second[: before + len(engine.answers[0])] == first + engine.answers[0]
+
+
+def test_a_takeover_has_the_ids_that_were_generated(counter: TokenCounter, reader: AnswerReader) -> None:
+    """Red where `restore` encodes the answer's text anew."""
+    split = [token for letter in "hello" for token in ids(reader, letter)]
+    answer = [*split, reader.call, *ids(reader, "bash"), reader.args, *ids(reader, '{"a":  1}'), reader.eos]
+    model = EngineModel(AnsweringEngine([answer, [*split]], finish="length"), counter, "m")
+    here = model.open("Fix it.", TOOLS)
+    there = EngineModel(AnsweringEngine([answer]), TokenCounter(), "m").open("Fix it.", TOOLS)
+    elsewhere = model.open("Fix it.", TOOLS)
+    for conversation in (here, there, elsewhere):
+        conversation.add([UserMessage(content="The issue.")])
+    for _ in range(2):  # the second one is cut: its closing token is no part of what the engine gave
+        done = here.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
+        assert done.generated is not None
+        there.restore(done.message, GeneratedIds.model_validate_json(done.generated.model_dump_json()))
+        elsewhere.restore(done.message, done.generated.model_copy(update={"vocabulary": "another"}))
+        results = [ToolMessage(tool_call_id=one.id, name=one.name, content="ok") for one in done.message.tool_calls]
+        for conversation in (here, there, elsewhere):
+            conversation.add(results or [UserMessage(content="Go on.")])
+    assert there._history.ids == here._history.ids
+    assert elsewhere._history.ids != here._history.ids, "encoding anew gives other ids"
+
+
+def test_ids_are_packed_and_come_back() -> None:
+    every = array("i", [*range(0, 131_072, 97), 0, 127, 128, 16_383, 16_384, 131_071])
+    for row in (every, array("i")):
+        assert GeneratedIds.of(row, "v").ids() == row
+    with pytest.raises(ValueError, match="no packed"):
+        GeneratedIds.stored(b"what", "v").ids()
+    with pytest.raises(ValueError, match="end within"):
+        GeneratedIds.stored(zlib.compress(b"\x80"), "v").ids()
+
+
+def test_an_answer_of_300_tokens_takes_less_than_700_bytes(counter: TokenCounter) -> None:
+    text = Path(__file__).read_text(encoding="utf-8")
+    row = array("i", counter.load().tokenizer.encode(text, False, False)[:300])
+    assert len(row) == 300
+    assert len(GeneratedIds.of(row, counter.vocabulary).data) < 700
+
+
+def test_a_call_says_where_its_time_went_and_what_was_mended(counter: TokenCounter, reader: AnswerReader) -> None:
+    model = EngineModel(AnsweringEngine([ids(reader, "C", "bash", "{}", "E")]), counter, "m")
+    conversation = model.open("Fix it.", TOOLS)
+    conversation.add([UserMessage(content="The issue.")])
+    done = conversation.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
+    assert done.repairs == ("no_args_marker",)
+    assert done.times == CallTimes(turn=0.0, queued=0.0, first=0.0, decode=0.0, again=0)
 
 
 def test_an_answer_cut_by_its_limit_is_closed_in_the_history(counter: TokenCounter, reader: AnswerReader) -> None:

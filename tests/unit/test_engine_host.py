@@ -126,6 +126,13 @@ def test_a_prompt_that_is_refused_fails_alone() -> None:
         assert calling.result(5).finish == "stop"
 
 
+def test_the_share_of_a_call_that_got_no_answer_is_counted() -> None:
+    with hosted() as (host, _):
+        with pytest.raises(ModelRejected):
+            host.generate(prompt(501), deadline=soon())
+        assert host.load().failed_gpu_seconds > 0
+
+
 def test_an_engine_that_dies_fails_every_call_at_once_and_takes_no_more() -> None:
     with hosted() as (host, backend), ThreadPoolExecutor(3) as pool:
         calls = [pool.submit(host.generate, prompt(), deadline=soon()) for _ in range(3)]

@@ -15,9 +15,9 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from agent.outcome import Outcome
-from agent.types import Usage
+from agent.types import AssistantMessage, CallTimes, Step, Usage
 from worker.errors import AddressUnavailable, SettingsError
-from worker.observe import Metrics, Tracing
+from worker.observe import Metrics, Tracing, Watch
 from worker.observe.exposition import address, exposed
 
 
@@ -59,6 +59,33 @@ def test_a_name_that_a_model_invented_is_no_label() -> None:
     for name in ("made_up_1", "made_up_2"):
         metrics.malformed_call("m", "e", name)
     assert scrape(metrics)['devstral_fix_malformed_tool_calls_total{engine="e",model="m",tool="other"}'] == 2
+
+
+def test_a_call_s_parts_are_shown_by_model() -> None:
+    metrics = Metrics()
+    times = CallTimes(turn=0.3, queued=0.02, first=0.2, decode=2.0, again=64)
+    metrics.generated("m", Usage(prompt=100, completion=101), times)
+    metrics.generated("m", Usage(prompt=100), CallTimes(turn=0.0, queued=0.0, first=0.0, decode=0.0))  # aborted early
+    shown = scrape(metrics)
+    part = 'devstral_fix_engine_call_seconds_{}{{model="m",part="{}"}}'
+    sums = {name: shown[part.format("sum", name)] for name in ("turn", "queue", "first_token", "decode")}
+    assert sums == {"turn": 0.3, "queue": 0.02, "first_token": 0.2, "decode": 2.0}
+    assert [shown[part.format("count", name)] for name in ("turn", "first_token")] == [2, 1]
+    assert shown['devstral_fix_decode_token_seconds_sum{model="m"}'] == pytest.approx(0.02)
+    assert shown['devstral_fix_decode_token_seconds_count{model="m"}'] == 1
+    assert shown['devstral_fix_reprefilled_tokens_total{model="m"}'] == 64
+
+
+def test_repairs_and_what_could_not_be_read_are_counted() -> None:
+    watch = Watch()
+    step = Step(index=0, thought="", actions=(), usage=Usage(), usd=0.0, model_seconds=0.0, repairs=("old_list",))
+    watch.stepped(step, model="m", engine="e")
+    spelled = AssistantMessage(content="[TOOL_CALLS]oh", raw="[TOOL_CALLS]oh")
+    watch.stepped(step.model_copy(update={"repairs": (), "answer": spelled}), model="m", engine="e")
+    shown = scrape(watch.metrics)
+    assert shown['devstral_fix_answers_total{model="m"}'] == 2
+    assert shown['devstral_fix_answer_repairs_total{kind="old_list",model="m"}'] == 1
+    assert shown['devstral_fix_malformed_tool_calls_total{engine="e",model="m",tool="other"}'] == 1
 
 
 def test_without_an_address_nothing_listens() -> None:

@@ -179,6 +179,7 @@ def test_calls_left_in_the_text_are_taken_from_it(text, content, calls):
     assert [(c.name, c.arguments) for c in completion.message.tool_calls] == calls
     assert completion.message.raw == text
     assert completion.finish_reason == "tool_calls"
+    assert completion.repairs == ("calls_in_text",)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from agent import prompts
 from agent.errors import Cancelled
+from agent.generated import GeneratedIds
 from agent.loop import MAX_UNUSABLE, Agent
 from agent.resume import Progress, opening
 from agent.types import (
@@ -101,6 +103,15 @@ def test_the_conversation_is_the_same_to_the_letter(make: Make):
     assert any(isinstance(m, AssistantMessage) and m.raw == RAW for m in told)
     assert told[-1].content == prompts.nudge("nothing_changed")
     assert result.exit_status is ExitStatus.SUBMITTED
+
+
+def test_the_generated_ids_are_given_back(make: Make):
+    """Red where the replay gives the answers alone."""
+    kept = GeneratedIds.of(array("i", [9, 130_000, 2]), "v1")
+    journal, _ = interrupted(make, LOOK.model_copy(update={"generated": kept}), EDIT)
+    after = make(say("done"), journal=FakeJournal(), progress=progress_of(journal))
+    after.run()
+    assert after.model.conversation.restored == [kept, None]
 
 
 def test_nothing_is_executed_again_and_the_workspace_is_the_last_recorded_one(

@@ -94,6 +94,7 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
                 "failed": sum(not action["ok"] for action in step.actions),
                 "changed": step.tree is not None,
                 "model_seconds": step.model_seconds,
+                **_call(step),
             }
             for step in trajectories.steps(session, run_id)
         ],
@@ -138,8 +139,46 @@ def lines(data: dict[str, Any]) -> list[str]:
         shown.append(
             f"step      {step['index'] + 1} (attempt {numbers.get(step['token'], '?')}): {tools}{failed}{changed}"
         )
+        shown.append(f"          {_call_words(step)}")
     shown += [f"evidence  {e['stage']}: {e['outcome']} ({e['command']})" for e in data["evidence"]]
     return shown
+
+
+def _call(step: Any) -> dict[str, Any]:
+    """Its model call. Seconds; null where the server does not tell, or the step is from before it was kept."""
+    return {
+        "model": step.model,
+        "usage": {"prompt": step.prompt_tokens, "cached": step.cached_tokens, "completion": step.completion_tokens},
+        "reprefilled_tokens": step.again_tokens,
+        "turn_seconds": step.turn_seconds,
+        "queue_seconds": step.queue_seconds,
+        "first_token_seconds": step.first_token_seconds,
+        "decode_seconds": step.decode_seconds,
+        "gpu_seconds": step.gpu_seconds,
+        "repairs": step.repairs,
+        "malformed": step.malformed,
+    }
+
+
+def _call_words(step: dict[str, Any]) -> str:
+    usage = step["usage"]
+    words = [
+        f"{usage['prompt']} in ({usage['cached']} cached), {usage['completion']} out, {step['model_seconds']:.1f} s"
+    ]
+    if step["first_token_seconds"] is not None:
+        words.append(
+            f"turn {step['turn_seconds']:.2f} s, queue {step['queue_seconds']:.2f} s,"
+            f" first token {step['first_token_seconds']:.2f} s, decode {step['decode_seconds']:.2f} s"
+        )
+    if step["gpu_seconds"] is not None:
+        words.append(f"{step['gpu_seconds']:.2f} GPU-seconds")
+    if step["reprefilled_tokens"]:
+        words.append(f"{step['reprefilled_tokens']} computed again")
+    if step["repairs"]:
+        words.append(f"mended: {', '.join(step['repairs'])}")
+    if step["malformed"]:
+        words.append(f"{step['malformed']} malformed")
+    return "; ".join(words)
 
 
 def _moment(value: datetime | None) -> str | None:

@@ -47,6 +47,9 @@ class EngineLoad(Protocol):
     @property
     def idle_seconds(self) -> float: ...
 
+    @property
+    def failed_gpu_seconds(self) -> float: ...
+
 
 class EngineLoads(Collector):
     def __init__(self, load: Callable[[], EngineLoad]) -> None:
@@ -67,4 +70,8 @@ class EngineLoads(Collector):
         )
         time.add_metric(["busy"], load.busy_seconds)
         time.add_metric(["idle"], load.idle_seconds)
-        return [calls, kv, time]
+        failed = CounterMetricFamily(
+            f"{NAMESPACE}_engine_failed_gpu_seconds", "Shares of calls that got no answer: nobody is booked for them."
+        )
+        failed.add_metric([], load.failed_gpu_seconds)
+        return [calls, kv, time, failed]

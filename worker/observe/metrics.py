@@ -7,7 +7,7 @@ repositories that are worked on here; never a run, a person, or a text that a st
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from decimal import Decimal
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
@@ -15,11 +15,12 @@ from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from agent.outcome import Outcome
-from agent.types import Usage
+from agent.types import CallTimes, Usage
 
 NAMESPACE = "devstral_fix"
 _WAITS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3600, 4 * 3600)
 _CALLS = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 160, 320)
+_TOKEN = (0.005, 0.01, 0.015, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.25, 0.5, 1)
 _COMMANDS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
 OTHER_TOOL = "other"
 
@@ -66,10 +67,19 @@ class Metrics:
         self._calls = self._histogram("model_call_seconds", "Model calls.", ["model"], _CALLS)
         self._parts = self._histogram(
             "engine_call_seconds",
-            "Parts of a call in this process's engine: queue, first_token (the queue included), decode.",
-            ["part"],
+            "Parts of a call to this process's engine: turn (before it was submitted), queue, first_token (the queue"
+            " included), decode.",
+            ["model", "part"],
             (*_WAITS[:7], 2, 5, 10, 20, 40, 80, 160),
         )
+        self._per_token = self._histogram(
+            "decode_token_seconds", "Decoding in this process's engine, each token after the first.", ["model"], _TOKEN
+        )
+        self._again = self._counter(
+            "reprefilled_tokens", "Prompt tokens computed again: a cache had been made of them, and lost.", ["model"]
+        )
+        self._answers = self._counter("answers", "Answers that were read.", ["model"])
+        self._repairs = self._counter("answer_repairs", "What had to be mended to read an answer.", ["model", "kind"])
         self._tokens = self._counter("tokens", "Tokens of model calls.", ["model", "repository", "kind"])
         self._cost = Cost()
         self.registry.register(self._cost)
@@ -101,10 +111,22 @@ class Metrics:
     def model_called(self, model: str, seconds: float) -> None:
         self._calls.labels(model).observe(seconds)
 
-    def generated(self, *, queue: float, first_token: float, decode: float) -> None:
-        self._parts.labels("queue").observe(queue)
-        self._parts.labels("first_token").observe(first_token)
-        self._parts.labels("decode").observe(decode)
+    def generated(self, model: str, usage: Usage, times: CallTimes) -> None:
+        """A call in this process's engine, aborted ones included."""
+        for part, seconds in (("turn", times.turn), ("queue", times.queued)):
+            self._parts.labels(model, part).observe(seconds)
+        if times.first:
+            self._parts.labels(model, "first_token").observe(times.first)
+            self._parts.labels(model, "decode").observe(times.decode)
+        if usage.completion > 1:
+            self._per_token.labels(model).observe(times.decode / (usage.completion - 1))
+        self._again.labels(model).inc(times.again)
+
+    def answered(self, model: str, repairs: Sequence[str]) -> None:
+        """`repairs`: kinds, of which there are few."""
+        self._answers.labels(model).inc()
+        for kind in repairs:
+            self._repairs.labels(model, kind).inc()
 
     def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
         self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached)

@@ -57,10 +57,15 @@ class Watch:
 
     def stepped(self, step: Step, *, model: str, engine: str) -> None:
         """A step that was recorded."""
+        if step.repairs is not None:
+            self.metrics.answered(model, step.repairs)
         ago = 0.0
-        for action in reversed(step.actions):
+        for action in step.actions:
             if action.malformed:
                 self.metrics.malformed_call(model, engine, action.call.name)
+        if step.malformed > sum(action.malformed for action in step.actions):
+            self.metrics.malformed_call(model, engine, "")  # a call that was spelled out, and could not be read
+        for action in reversed(step.actions):
             self.tracing.past("tool", action.seconds, ago=ago, tool=action.call.name[:64], ok=action.ok)
             ago += action.seconds
 

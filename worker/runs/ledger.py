@@ -13,6 +13,7 @@ from sqlalchemy import insert
 from sqlalchemy.orm import Session
 
 from agent import outcome, types
+from agent.generated import GeneratedIds
 from worker.runs import budgets, totals
 from worker.runs.accounts import Amount
 from worker.runs.states import Lease, write
@@ -81,7 +82,9 @@ def book(
     budgets.settle(session, lease, call, spent=Amount(amount, usage.prompt + usage.completion))
 
 
-def record_step(session: Session, lease: Lease, step: types.Step) -> None:
+def record_step(session: Session, lease: Lease, step: types.Step, *, model: str = "") -> None:
+    """`model`: the label of the one that answered."""
+    times, kept = step.times, step.generated
     write(session, lease, lease_owner=lease.owner)
     session.execute(
         insert(Step).values(
@@ -113,6 +116,17 @@ def record_step(session: Session, lease: Lease, step: types.Step) -> None:
             elapsed=step.elapsed,
             exit_status=step.exit_status,
             exit_reason=clean(step.exit_reason),
+            model=clean(model) or None,
+            turn_seconds=times and times.turn,
+            queue_seconds=times and times.queued,
+            first_token_seconds=times and times.first,
+            decode_seconds=times and times.decode,
+            gpu_seconds=step.usage.gpu_seconds,
+            again_tokens=times and times.again,
+            repairs=None if step.repairs is None else list(step.repairs),
+            malformed=step.malformed,
+            generated=kept and kept.data,
+            vocabulary=kept and kept.vocabulary,
         )
     )
 
@@ -141,17 +155,43 @@ def stored_step(row: Step) -> types.Step | None:
             )
             for call, done in zip(answer.tool_calls, row.actions, strict=False)
         ),
-        usage=types.Usage(prompt=row.prompt_tokens, cached=row.cached_tokens, completion=row.completion_tokens),
+        usage=types.Usage(
+            prompt=row.prompt_tokens,
+            cached=row.cached_tokens,
+            completion=row.completion_tokens,
+            gpu_seconds=row.gpu_seconds,
+        ),
         usd=float(row.usd),
         model_seconds=row.model_seconds,
+        times=_times(row),
+        repairs=None if row.repairs is None else tuple(row.repairs),
         tree=row.tree,
         note=row.note,
         answer=answer,
+        generated=_generated(row),
         finish_reason=cast("types.FinishReason", row.finish_reason),  # checked by the model
         elapsed=row.elapsed,
         exit_status=row.exit_status,
         exit_reason=row.exit_reason,
     )
+
+
+def _times(row: Step) -> types.CallTimes | None:
+    turn, queued, first, decode = (
+        row.turn_seconds,
+        row.queue_seconds,
+        row.first_token_seconds,
+        row.decode_seconds,
+    )
+    if turn is None or queued is None or first is None or decode is None:
+        return None
+    return types.CallTimes(turn=turn, queued=queued, first=first, decode=decode, again=row.again_tokens or 0)
+
+
+def _generated(row: Step) -> GeneratedIds | None:
+    if row.generated is None or row.vocabulary is None:
+        return None
+    return GeneratedIds.stored(row.generated, row.vocabulary)
 
 
 def record_patch(session: Session, lease: Lease, patch: outcome.Patch) -> None:

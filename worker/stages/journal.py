@@ -115,6 +115,6 @@ class LeasedJournal:
     def step(self, step: Step) -> None:
         self.holding.check()
         with self.store.transaction() as session:
-            ledger.record_step(session, self.holding.lease, step)
+            ledger.record_step(session, self.holding.lease, step, model=self.model)
         self.watch.stepped(step, model=self.model, engine=self.engine)
         self._in_step.clear()

@@ -15,6 +15,7 @@ from agent.outcome import Outcome, TestOutcome
 from agent.protocols import Isolation
 from agent.types import ExitStatus
 from worker.store.base import Base, by_value
+from worker.store.calls import CallColumns
 
 
 class DeliveryState(StrEnum):
@@ -182,7 +183,7 @@ class Run(Base):
     finished_at: Mapped[datetime | None]
 
 
-class Step(Base):
+class Step(CallColumns, Base):
     """One turn of a trajectory, written as it happened, under the lease it happened in.
 
     After a fresh start an index is there twice: `queries.steps` reads one trajectory."""

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 import threading
 import time
-from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
 from threading import Event
 
+from agent.generated import GeneratedIds
 from agent.tokens import TokenCounter, TokenizerUnusable
-from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec, Usage
+from agent.types import AssistantMessage, CallTimes, Completion, Input, Sampling, ToolSpec, Usage
 from agent.wire import CallIds
 from worker.adapters.engine.admission import KvAdmission
 from worker.adapters.engine.answer import AnswerReader, Read
 from worker.adapters.engine.grammar import Marks, one_of
 from worker.adapters.engine.port import Engine, Generated, Request
 from worker.errors import SettingsError
+
+Told = Callable[[str, Usage, CallTimes], None]
+"""Of a call that the engine answered: the model's label, what it used, where its time went."""
+
+
+def nobody(_model: str, _usage: Usage, _times: CallTimes) -> None:
+    """A `Told` that is not interested."""
 
 
 class EngineModel:
@@ -34,7 +41,7 @@ class EngineModel:
         *,
         admission: KvAdmission | None = None,
         forced: Sequence[str] = (),
-        told: Callable[[Generated], None] = lambda _: None,
+        told: Told = nobody,
     ) -> None:
         """`name`: what people call the model. `admission`: whose turns its calls wait for; None: nobody's. `forced`:
         grammars (`worker.adapters.engine.grammar`) of each conversation's first answers, so that a model without
@@ -48,6 +55,7 @@ class EngineModel:
         self.name = name
         try:
             self.reader = AnswerReader(counter.load())
+            self.vocabulary = counter.vocabulary
         except TokenizerUnusable as error:
             raise SettingsError(str(error)) from error
         self._lock = threading.Lock()
@@ -106,6 +114,7 @@ class EngineConversation:
         self._known = 0  # tokens whose KV memory the engine computed for this conversation
         self.last: Generated | None = None
         self.waited = 0.0  # seconds that the last call waited for its turn
+        self._again = 0  # tokens that the last call computed again
 
     @property
     def tokens(self) -> int:
@@ -115,10 +124,13 @@ class EngineConversation:
         for message in messages:
             self._history.add(message)
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:
         self._answers += 1
         self._ids.known(answer.tool_calls)
-        self._history.add(answer)
+        if generated is not None and generated.vocabulary == self._model.vocabulary:
+            self._history.extend(generated.ids())
+        else:
+            self._history.add(answer)
 
     def complete(
         self,
@@ -149,7 +161,6 @@ class EngineConversation:
             return Completion(
                 message=AssistantMessage(), usage=Usage(), finish_reason="abort", seconds=time.monotonic() - started
             )
-        self._model.told(generated)
         read = reader.read(generated.ids)
         usage = Usage(
             prompt=generated.prompt,
@@ -157,19 +168,32 @@ class EngineConversation:
             completion=len(generated.ids),
             gpu_seconds=generated.gpu_seconds,
         )
+        times = CallTimes(
+            turn=self.waited,
+            queued=generated.queued,
+            first=generated.first,
+            decode=generated.decode,
+            again=self._again,
+        )
+        self._model.told(self._model.label, usage, times)
         if generated.finish == "abort":
             message = AssistantMessage(content=read.content, raw=read.raw)
-            return Completion(message=message, usage=usage, finish_reason="abort", seconds=time.monotonic() - started)
+            seconds = time.monotonic() - started
+            return Completion(message=message, usage=usage, finish_reason="abort", seconds=seconds, times=times)
         self._model.count(read)
         self._answers += 1
-        self._history.extend(generated.ids)
-        if not generated.ids or generated.ids[-1] != reader.eos:
-            self._history.extend(array("i", [reader.eos]))  # cut at its limit: the format wants every answer closed
+        ids = generated.ids[:]
+        if not ids or ids[-1] != reader.eos:
+            ids.append(reader.eos)  # cut at its limit: the format wants every answer closed
+        self._history.extend(ids)
         calls = self._ids.number(("", name, arguments) for name, arguments in read.calls)
         message = AssistantMessage(content=read.content, tool_calls=calls, raw=read.raw)
         return Completion(
             message=message,
             usage=usage,
+            times=times,
+            repairs=tuple(repair.value for repair in read.repairs),
+            generated=GeneratedIds.of(ids, self._model.vocabulary),
             finish_reason="length" if generated.finish == "length" else ("tool_calls" if calls else "stop"),
             seconds=time.monotonic() - started,
         )
@@ -186,6 +210,7 @@ class EngineConversation:
     def _generate(self, request: Request, *, deadline: float, cancel: Event) -> Generated | None:
         """None: cancelled, or late, before it was this call's turn."""
         engine, seat = self._model.engine, self._seat
+        self.waited, self._again = 0.0, 0
         if seat is None:
             return engine.generate(request, deadline=deadline, cancel=cancel)
         with seat.turn(request.ids, request.max_tokens, deadline=deadline, cancel=cancel) as waited:
@@ -196,6 +221,7 @@ class EngineConversation:
         # A cache of whole blocks never held an answer's last token.
         block = engine.facts.block_size
         cacheable = max(0, self._known - 1) // block * block
+        self._again = max(0, cacheable - done.cached)
         seat.answered(prompt=done.prompt, cached=done.cached, cacheable=cacheable, completion=len(done.ids))
         self._known = done.prompt + len(done.ids)
         return done

@@ -133,6 +133,7 @@ class EngineHost:
         self._dead: str | None = None
         self._gpus = gpus
         self._times = (0.0, 0.0)
+        self._failed = 0.0  # GPU-seconds of calls that got no answer
         self._closing = threading.Lock()
         self._dying = threading.Lock()
         self._loop = asyncio.new_event_loop()
@@ -169,6 +170,7 @@ class EngineHost:
             kv_used=report.kv_used,
             busy_seconds=busy,
             idle_seconds=idle,
+            failed_gpu_seconds=self._failed,
         )
 
     @property
@@ -196,8 +198,10 @@ class EngineHost:
         task = asyncio.create_task(self._backend.run(name, request))
         self._calls[name] = _Call(deadline=deadline, cancel=cancel, task=task)
         mark = self._shares.enter()
+        answered = False
         try:
             raw = await task
+            answered = True
         except BadRequest as error:
             raise ModelRejected(str(error)) from error
         except BackendDied as error:
@@ -208,6 +212,7 @@ class EngineHost:
         finally:
             del self._calls[name]
             share = self._shares.leave(mark)
+            self._failed += 0.0 if answered else share
         return Generated(
             ids=raw.ids,
             finish=raw.finish,

@@ -11,9 +11,8 @@ from pathlib import Path
 from agent.tokens import TokenCounter, TokenizerUnusable
 from worker.adapters.engine import checks, versions
 from worker.adapters.engine.admission import Capacity, KvAdmission
-from worker.adapters.engine.conversation import EngineModel
+from worker.adapters.engine.conversation import EngineModel, Told, nobody
 from worker.adapters.engine.options import EngineOptions
-from worker.adapters.engine.port import Generated
 from worker.errors import SettingsError
 
 ENVIRONMENT = {
@@ -61,10 +60,11 @@ def open_engine(
     *,
     on_death: Callable[[str], None] = lambda _: None,
     waited: Callable[[float], None] = lambda _: None,
-    told: Callable[[Generated], None] = lambda _: None,
+    told: Told = nobody,
 ) -> EngineModel:
     """Blocks until the engine is up and is what the model's files ask for. `on_death` is told once, from a thread of
-    the engine's; `waited` the seconds that each call waited for its turn, `told` each answer. SettingsError."""
+    the engine's; `waited` the seconds that each call waited for its turn,
+    `told` of each call what it used and where its time went. SettingsError."""
     check_before(options, untested_ok=use.untested_ok)
     counter = TokenCounter(options.model / "tekken.json")
     try:

@@ -37,7 +37,7 @@ class Generated:
     first: float  #: from submission to the first token
     decode: float  #: from the first token to the last
     seconds: float  #: from submission to the end, at the caller
-    gpu_seconds: float  #: its share of the engine's time; the shares of all calls add up to the time it was busy
+    gpu_seconds: float  #: its share of the engine's time; those of all calls, failed ones too, add up to its busy time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,7 @@ class EngineLoad:
     kv_used: float  #: of 1
     busy_seconds: float  #: since its start, with at least one call in flight
     idle_seconds: float
+    failed_gpu_seconds: float = 0.0  #: shares of calls that got no answer: nobody is booked for them
 
 
 class Engine(Protocol):

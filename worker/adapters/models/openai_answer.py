@@ -9,6 +9,9 @@ from agent.types import AssistantMessage, Usage
 from agent.wire import CallIds
 from worker.adapters.models.openai_wire import clean, tool_calls_in_text, usage_of
 
+CALLS_IN_TEXT = "calls_in_text"
+"""The one repair here: calls that a server left in the text, taken from there."""
+
 
 class BrokenAnswer(Exception):
     """The server sent something that is no chat completion. `status` is the HTTP status it names, where it does."""

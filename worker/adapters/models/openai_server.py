@@ -9,12 +9,13 @@ from typing import Any, Self
 
 from pydantic import SecretStr
 
+from agent.generated import GeneratedIds
 from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, Completion, Input, Message, Sampling, ToolSpec, Usage
 from agent.wire import CallIds
 from worker.adapters.models.address import ModelAddress
 from worker.adapters.models.history import open_history
-from worker.adapters.models.openai_answer import Answer
+from worker.adapters.models.openai_answer import CALLS_IN_TEXT, Answer
 from worker.adapters.models.openai_client import Aborted, CallPolicy, ChatClient
 from worker.adapters.models.openai_wire import clean, finish_reason, request_message, request_tools
 
@@ -87,7 +88,7 @@ class OpenAIConversation:
         for message in messages:
             self._append(message)
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:  # noqa: ARG002
         self._ids.known(answer.tool_calls)
         self._append(answer)
 
@@ -120,6 +121,7 @@ class OpenAIConversation:
             usage=answer.usage or self._counted(message),
             finish_reason=finish_reason(answer.finish, calls=bool(message.tool_calls)),
             seconds=time.monotonic() - started,
+            repairs=(CALLS_IN_TEXT,) if message.raw is not None and message.tool_calls else (),
         )
         self._append(message)
         return completion

@@ -8,6 +8,7 @@ from pathlib import Path
 from threading import Event
 from typing import Self
 
+from agent.generated import GeneratedIds
 from agent.protocols import Conversation, Model
 from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, Completion, Input, Sampling, ToolCall, ToolSpec, UserMessage
@@ -126,7 +127,7 @@ class _RecordedConversation:
         self._inner.add(messages)
         self._asked += [self._expected(message) for message in messages]
 
-    def restore(self, _answer: AssistantMessage) -> None:
+    def restore(self, _answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:  # noqa: ARG002
         """Raises ScriptMismatch: of an answer that was given before, its usage is not known any more."""
         raise ScriptMismatch(
             "a script is recorded from its first turn on, and this conversation goes on from a later one"

@@ -14,6 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Self
 
+from agent.generated import GeneratedIds
 from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, Completion, Input, Sampling, ToolSpec, Usage
 from worker.adapters.models.difference import first_difference
@@ -131,7 +132,7 @@ class ScriptedConversation:
             self._history.add(message)
             self._pending.append(message)
 
-    def restore(self, answer: AssistantMessage) -> None:
+    def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:  # noqa: ARG002
         """Skip a turn that was played before. What was added, and the answer, are compared as if it were played now."""
         _, reply = self._next()
         if self._model.check and answer != reply:
