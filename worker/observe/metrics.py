@@ -107,7 +107,8 @@ class Metrics:
         self._parts.labels("decode").observe(decode)
 
     def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
-        self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached)
+        self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached - usage.cache_untold)
+        self._tokens.labels(model, repository, "prompt_cache_untold").inc(usage.cache_untold)
         self._tokens.labels(model, repository, "cached").inc(usage.cached)
         self._tokens.labels(model, repository, "completion").inc(usage.completion)
         self._cost.add(model, repository, usd)

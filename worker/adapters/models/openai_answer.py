@@ -60,7 +60,7 @@ class Answer:
             code = failed.get("code") if isinstance(failed, dict) else None
             text = failed.get("message") if isinstance(failed, dict) else None
             raise BrokenAnswer(str(text or failed), status=code if isinstance(code, int) else None)
-        self.usage = usage_of(data.get("usage")) or self.usage
+        self.usage = usage_of(data) or self.usage
         for choice in data.get("choices") or ():
             self._choice(choice)
 
