@@ -1,8 +1,8 @@
-"""What the service needs of an OpenAI-compatible server, and what its client makes of it: one suite, for the fake server
-in each dialect (`make test`) and for the real vLLM (`make test-engine`).
+"""What the service needs of an OpenAI-compatible server, and what its client makes of it: one suite, for the fake
+server in each dialect (`make test`) and for the real vLLM (`make test-engine`).
 
-A subclass gives the fixture `site`. What a model is to answer travels with the request, in the server's own way: the fake
-does as it is told, vLLM is held to a grammar. Nothing else is added to what the client sends.
+A subclass gives the fixture `site`. What a model is to answer travels with the request, in the server's own way: the
+fake does as it is told, vLLM is held to a grammar. Nothing else is added to what the client sends.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from worker.adapters.models.address import check_address
 from worker.adapters.models.dialects import FIELDS
 from worker.adapters.models.openai_client import CallPolicy, ChatClient
 from worker.adapters.models.openai_server import OpenAIConversation, OpenAIModel
-from worker.errors import ModelRejected
+from worker.errors import ModelRejected, ModelUnavailable
 
 SYSTEM = "You mend code."
 PARAMETERS = {
@@ -42,8 +42,8 @@ AT_ONCE = 4
 
 @dataclass(frozen=True)
 class Wanted:
-    """What the model is to answer: `text`, or so many `calls` of the tool `bash`, or one call that is `broken` off in its
-    arguments, or text that does not end before the limit (`endless`)."""
+    """What the model is to answer: `text`, or so many `calls` of the tool `bash`, or one call that is `broken` off in
+    its arguments, or text that does not end before the limit (`endless`)."""
 
     text: str = ""
     calls: int = 0
@@ -67,6 +67,7 @@ class Site(Protocol):
     tells_usage: bool
     cuts: bool  #: a prompt that is too long, and says nothing
     any_name: bool  #: of a model is answered by the one that it has
+    seconds_to_start: float  #: after which a call is surely running
 
     def extra(self, wanted: Wanted) -> dict[str, Any]:
         """What a request gets besides, so that the model answers that."""
@@ -90,7 +91,9 @@ class _Forcing(ChatClient):
         return super().complete({**request, "extra_body": self._site.extra(self._here.wanted)}, **how)
 
 
-def opened(site: Site, *, name: str | None = None, key: SecretStr | None = None, policy: CallPolicy = POLICY) -> OpenAIModel:
+def opened(
+    site: Site, *, name: str | None = None, key: SecretStr | None = None, policy: CallPolicy = POLICY
+) -> OpenAIModel:
     key = key or site.key
     model = OpenAIModel(check_address(site.url, ()), name or site.name, site.counter, api_key=key, policy=policy)
     model.client = _Forcing(site, model.address.url, key, policy)
@@ -125,6 +128,17 @@ def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     while not condition():
         assert time.monotonic() - started < seconds, "it did not come to that"
         time.sleep(0.01)  # a server tells what it works on only when asked
+
+
+def dies(site: Site, kill: Callable[[], None]) -> None:
+    """A server that ends in the middle of a call fails it for now: another worker, or this one later, may succeed."""
+    policy = POLICY.model_copy(update={"retries": 1})
+    with opened(site, policy=policy) as model, ThreadPoolExecutor(1) as pool:
+        call = pool.submit(ask, model.open("", ()), Wanted(endless=True), USER, most=8000)
+        until(lambda: site.running() == 1)
+        kill()
+        with pytest.raises(ModelUnavailable, match=r"no connection .*2 tries"):
+            call.result(20)
 
 
 class ModelServerContract:
@@ -164,9 +178,10 @@ class ModelServerContract:
         assert len(set(ids)) == 5
         assert ask(conversation, DONE, *results(second)).message.content == "Done."
 
-    def test_an_answer_that_is_cut_off_by_its_limit(self, model: OpenAIModel) -> None:
+    def test_an_answer_that_is_cut_off_by_its_limit(self, site: Site, model: OpenAIModel) -> None:
         done = ask(model.open(SYSTEM, ()), Wanted(endless=True), USER, most=5)
-        assert (done.finish_reason, done.usage.completion) == ("length", 5)
+        assert done.finish_reason == "length"
+        assert done.usage.completion == 5 or not site.tells_usage
         assert done.message.content
 
     def test_a_call_that_is_broken_off_is_kept_and_the_history_is_still_taken(self, model: OpenAIModel) -> None:
@@ -226,13 +241,14 @@ class ModelServerContract:
         conversation = model.open(SYSTEM, ())
         done = ask(conversation, DONE, filler(site.counter, site.window - 400), most=site.window)
         assert (done.message.content, done.finish_reason) == ("Done.", "stop")
-        assert site.cuts or model.window == site.window
+        assert model.window in {site.window, None}
 
     def test_a_prompt_that_is_too_long_ends_the_trajectory(self, site: Site, model: OpenAIModel) -> None:
         conversation = model.open(SYSTEM, ())
         ask(conversation, DONE, filler(site.counter, site.window // 4))
         if site.cuts:  # what it left out shows afterwards
-            ask(conversation, DONE, filler(site.counter, site.window))
+            ask(conversation, DONE, filler(site.counter, site.window * 2 // 3))
+            ask(conversation, DONE, filler(site.counter, site.window // 2))
         with pytest.raises(LimitsExceeded, match="context window: "):
             ask(conversation, DONE, filler(site.counter, site.window))
         assert ask(model.open(SYSTEM, ()), DONE, USER).message.content == "Done."
@@ -243,7 +259,7 @@ class ModelServerContract:
     def test_an_aborted_call_is_aborted_on_the_server(self, site: Site, model: OpenAIModel, how: str) -> None:
         conversation, cancel = model.open(SYSTEM, TOOLS), Event()
         with ThreadPoolExecutor(1) as pool:
-            seconds = 60 if how == "cancel" else 1.5
+            seconds = 60 if how == "cancel" else site.seconds_to_start
             call = pool.submit(ask, conversation, Wanted(endless=True), USER, seconds=seconds, cancel=cancel, most=6000)
             until(lambda: site.running() == 1)
             if how == "cancel":
@@ -270,9 +286,10 @@ class ModelServerContract:
 
     def test_a_wrong_key_is_refused_and_not_repeated(self, site: Site) -> None:
         wrong = "sk-wrong-0123456789"
-        if site.key is None:
-            pytest.skip("this server asks for no key")
         with opened(site, key=SecretStr(wrong)) as model:
+            if site.key is None:  # it asks for none
+                assert ask(model.open(SYSTEM, ()), DONE, USER).message.content == "Done."
+                return
             with pytest.raises(ModelRejected, match="401") as caught:
                 ask(model.open(SYSTEM, ()), DONE, USER)
             assert wrong not in str(caught.value)

@@ -248,6 +248,8 @@ def call_delta(name=None, arguments=None, **fields):
             [call_delta("bash", "{", index=0, id="aB3dE6gH1"), call_delta("bash", "}", index=0, id="aB3dE6gH1")],
             [("bash", "{}")],
         ),  # name and id repeated
+        ([call_delta("a", "{}", id="0"), call_delta("a", "{}", id="0")], [("a", "{}"), ("a", "{}")]),  # one id for two
+        ([call_delta("a", "{}", id="0"), call_delta("a", "", id="0")], [("a", "{}")]),  # and nothing more of the first
         ([call_delta("bash", {"a": 1}, index=0)], [("bash", '{"a": 1}')]),  # an object where a string belongs
         (
             [call_delta("b", "{", index=1), call_delta("a", "[", index=0), call_delta("", "}", index=1)],

@@ -103,10 +103,16 @@ def card(listed: Any, name: str) -> Card | None:
     """The model `name` in the answer to `GET /models`; None where it isn't in it."""
     entries = listed.get("data") if isinstance(listed, dict) else None
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and entry.get("id") == name:
+        if isinstance(entry, dict) and name in {entry.get("id"), *_aliases(entry)}:
             server = next((one for one in SERVERS if one.owned_by == entry.get("owned_by")), None)
             return Card(server, _first(entry, WINDOW, least=1))
     return None
+
+
+def _aliases(entry: dict[str, Any]) -> set[str]:
+    """llama.cpp's other names of a model."""
+    names = entry.get("aliases")
+    return {name for name in names if isinstance(name, str)} if isinstance(names, list) else set()
 
 
 def cached_tokens(body: Mapping[str, Any]) -> int | None:
