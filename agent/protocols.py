@@ -73,7 +73,8 @@ class Model(Protocol):
 
     @property
     def window(self) -> int | None:
-        """Tokens that a call's prompt and answer may have together, where that is known; a server may be asked."""
+        """Tokens that a call's prompt and answer may have together, where that is known. A server may be asked: what
+        `complete` raises of one that is down, this does, too."""
 
     def open(self, system: str, tools: Sequence[ToolSpec]) -> Conversation: ...
 

@@ -1,15 +1,11 @@
-"""The fake server in the dialects of real ones: what each takes, how it answers, and what it says when it refuses.
-
-A dialect is a row of data; where it comes from stands in docs/architecture.md. The server checks what it is sent as
-strictly as that row says, counts tokens with a real vocabulary, and answers what the request says it should (`wanted`).
-"""
+"""The fake server in the dialects of real ones. It checks what it is sent as strictly as the dialect says, counts
+tokens with a real vocabulary, and answers what the request says it should (`wanted`)."""
 
 from __future__ import annotations
 
 import json
 import re
 import uuid
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import SecretStr
@@ -17,150 +13,12 @@ from pydantic import SecretStr
 from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
 from tests.fake_openai_server import FakeOpenAIServer, Reply
+from tests.model_dialects import Dialect
 from tests.model_server_contract import Wanted
 
 COUNTER = TokenCounter()
 WINDOW = 16_384
-SENT = frozenset({"model", "messages", "temperature", "max_tokens", "tools", "tool_choice", "stream", "stream_options"})
 ENDLESS = 100_000  # tokens
-
-
-@dataclass(frozen=True, kw_only=True)
-class Dialect:
-    """`refusal`: the form in which fields that are not in `takes` are refused; empty: they are ignored. `ids`: of the
-    calls that it makes; `strict_ids`: only nine alphanumerics are taken back. `content`: of an answer of calls alone.
-    `cached`: where it tells it. `too_long`: what it says of a prompt, or of a prompt and its answer, that is too long;
-    empty: it cuts the prompt and says nothing."""
-
-    name: str
-    owned_by: str = "x"
-    takes: frozenset[str] = SENT
-    refusal: str = ""
-    streams: bool = True
-    whole_calls: bool = False
-    index: bool = True
-    ids: str = "mistral"
-    strict_ids: bool = False
-    arguments_as_object: bool = False
-    content: Any = ""
-    text_in_parts: bool = False
-    reasoning: bool = False
-    calls_finish: str = "tool_calls"
-    usage: bool = True
-    usage_unasked: bool = False
-    cached: tuple[str, ...] | None = None
-    window_at: tuple[str, ...] | None = None
-    too_long: str = "This model's maximum context length is {window} tokens. However, your prompt has {prompt}."
-    sums: bool = True  #: the answer's limit counts with the prompt
-    any_name: bool = False
-    key: bool = False
-
-
-DIALECTS = (
-    Dialect(
-        name="vllm",
-        owned_by="vllm",
-        content=None,
-        cached=("usage", "prompt_tokens_details", "cached_tokens"),
-        window_at=("max_model_len",),
-        sums=False,
-        key=True,
-    ),
-    Dialect(name="vllm-as-it-starts", owned_by="vllm", content=None, window_at=("max_model_len",), sums=False),
-    Dialect(
-        name="sglang",
-        owned_by="sglang",
-        ids="openai",
-        content=None,
-        reasoning=True,
-        window_at=("max_model_len",),
-        too_long="The input ({prompt} tokens) is longer than the model's context length ({window} tokens).",
-    ),
-    Dialect(
-        name="llama.cpp",
-        owned_by="llamacpp",
-        ids="uuid",
-        content=None,
-        reasoning=True,
-        cached=("usage", "prompt_tokens_details", "cached_tokens"),
-        window_at=("meta", "n_ctx"),
-        too_long="request ({prompt} tokens) exceeds the available context size ({window} tokens), try increasing it",
-        sums=False,
-        any_name=True,
-    ),
-    Dialect(
-        name="llama.cpp-of-2025",
-        owned_by="llamacpp",
-        ids="absent",
-        content=None,
-        cached=("timings", "cache_n"),
-        too_long="request ({prompt} tokens) exceeds the available context size ({window} tokens), try increasing it",
-        sums=False,
-        any_name=True,
-    ),
-    Dialect(
-        name="ollama",
-        owned_by="library",
-        takes=SENT - {"tool_choice"},
-        ids="openai",
-        whole_calls=True,
-        reasoning=True,
-        too_long="",
-    ),
-    Dialect(
-        name="lm-studio",
-        owned_by="organization_owner",
-        ids="numbers",
-        too_long="The number of tokens to keep from the initial prompt is greater than the context length"
-        " (n_keep: {prompt}>= n_ctx: {window}).",
-    ),
-    Dialect(
-        name="tgi",
-        takes=SENT - {"stream_options"},
-        refusal="words",
-        ids="same",
-        whole_calls=True,
-        arguments_as_object=True,
-        calls_finish="stop",
-        index=False,
-        usage_unasked=True,
-        too_long="Input validation error: `inputs` tokens + `max_new_tokens` must be <= {window}. Given: {prompt}"
-        " `inputs` tokens and {answer} `max_new_tokens`",
-        any_name=True,
-    ),
-    Dialect(
-        name="mistral",
-        owned_by="mistralai",
-        takes=SENT - {"stream_options"},
-        refusal="mistral",
-        strict_ids=True,
-        whole_calls=True,
-        usage_unasked=True,
-        window_at=("max_context_length",),
-        too_long="Prompt contains {prompt} tokens, too large for model with {window} maximum context length",
-        key=True,
-    ),
-    Dialect(
-        name="openai",
-        takes=SENT - {"max_tokens", "temperature"} | {"max_completion_tokens"},
-        refusal="openai",
-        ids="openai",
-        content=None,
-        cached=("usage", "prompt_tokens_details", "cached_tokens"),
-        key=True,
-    ),
-    Dialect(
-        name="plain",
-        takes=frozenset({"model", "messages", "tools", "max_tokens"}),
-        refusal="pydantic",
-        streams=False,
-        ids="absent",
-        text_in_parts=True,
-        usage=False,
-        too_long="Context size has been exceeded.",
-        sums=False,
-    ),
-)
 
 
 class DialectServer(FakeOpenAIServer):
@@ -169,7 +27,6 @@ class DialectServer(FakeOpenAIServer):
     name = "devstral"
     counter = COUNTER
     window = WINDOW
-    seconds_to_start = 0.7
 
     def __init__(self, dialect: Dialect) -> None:
         super().__init__(streaming="yes" if dialect.streams else "ignored")
@@ -178,7 +35,7 @@ class DialectServer(FakeOpenAIServer):
         self.any_name = dialect.any_name
         self.tells_window = dialect.window_at is not None
         self.tells_cached = dialect.cached is not None
-        self.tells_usage = dialect.usage
+        self.tells_usage = dialect.usage and dialect.usage_streamed
         self.cuts = not dialect.too_long
         self._seen: set[str] = set()
 
@@ -201,8 +58,10 @@ class DialectServer(FakeOpenAIServer):
         return self._refused(headers, body) or self._answer(wanted, body)
 
     def usage(self, reply: Reply, body: dict[str, Any]) -> dict[str, Any] | None:
-        asked = not body.get("stream") or "stream_options" in body
-        return reply.usage if self.dialect.usage_unasked or asked else None
+        if not body.get("stream"):
+            return reply.usage
+        asked = self.dialect.usage_unasked or "stream_options" in body
+        return reply.usage if asked and self.dialect.usage_streamed else None
 
     # --- what is refused ------------------------------------------------------------------------------------------
 
@@ -366,8 +225,8 @@ def _unknown(form: str, names: list[str], body: dict[str, Any]) -> Reply:
     if form == "pydantic":
         return Reply(status=422, body={"detail": errors})
     if form == "words":
-        words = f"Failed to deserialize the JSON body into the target type: unknown field `{names[0]}`"
-        return Reply(status=422, body=words.encode(), headers={"content-type": "text/plain"})
+        words = f"Extra inputs are not permitted, field: '{names[0]}'"
+        return Reply(status=400, body={"error": {"object": "error", "message": words}})
     words = f"Unsupported parameter: '{names[0]}' is not supported with this model."
     error = {"message": words, "type": "invalid_request_error", "param": names[0], "code": "unsupported_parameter"}
     return Reply(status=400, body={"error": error})

@@ -189,7 +189,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self) -> None:
         fake = self.server.fake
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        data = self.rfile.read(length := int(self.headers["content-length"]))
+        if len(data) < length:  # the client went away
+            self.close_connection = True
+            return
+        body = json.loads(data)
         reply = fake.next_reply({k.lower(): v for k, v in self.headers.items()}, body)
         if self.path != "/v1/chat/completions":
             reply = Reply(status=404, body={"detail": "Not Found"})

@@ -67,7 +67,6 @@ class Site(Protocol):
     tells_usage: bool
     cuts: bool  #: a prompt that is too long, and says nothing
     any_name: bool  #: of a model is answered by the one that it has
-    seconds_to_start: float  #: after which a call is surely running
 
     def extra(self, wanted: Wanted) -> dict[str, Any]:
         """What a request gets besides, so that the model answers that."""
@@ -258,13 +257,16 @@ class ModelServerContract:
     @pytest.mark.parametrize("how", ["cancel", "deadline"])
     def test_an_aborted_call_is_aborted_on_the_server(self, site: Site, model: OpenAIModel, how: str) -> None:
         conversation, cancel = model.open(SYSTEM, TOOLS), Event()
+        conversation.add([USER])
         with ThreadPoolExecutor(1) as pool:
-            seconds = 60 if how == "cancel" else site.seconds_to_start
-            call = pool.submit(ask, conversation, Wanted(endless=True), USER, seconds=seconds, cancel=cancel, most=6000)
-            until(lambda: site.running() == 1)
+            for seconds in (60,) if how == "cancel" else (0.7, 3, 20):  # a busy machine may need more to begin
+                call = pool.submit(ask, conversation, Wanted(endless=True), seconds=seconds, cancel=cancel, most=6000)
+                until(lambda: site.running() == 1 or call.done())  # noqa: B023 - asked for in this turn alone
+                if not call.done():
+                    break
             if how == "cancel":
                 cancel.set()
-            aborted = call.result(5)
+            aborted = call.result(25)
         until(lambda: site.running() == 0, seconds=2)
         assert aborted.finish_reason == "abort"
         assert aborted.message.tool_calls == ()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from tests.dialect_server import DIALECTS, Dialect, DialectServer
+from tests.dialect_server import DialectServer
+from tests.model_dialects import DIALECTS, Dialect
 from tests.model_server_contract import DONE, TOOLS, USER, ModelServerContract, Wanted, ask, dies, opened, results
 from worker.adapters.models.dialects import SERVERS
+from worker.errors import ModelUnavailable
 
 
 class TestDialects(ModelServerContract):
@@ -34,7 +36,7 @@ def dialect(name: str) -> Dialect:
     ("name", "refusals", "then"),
     [
         ("vllm", 0, {"max_tokens", "temperature", "stream", "stream_options"}),
-        ("tgi", 1, {"max_tokens", "temperature", "stream"}),
+        ("fireworks", 1, {"max_tokens", "temperature", "stream"}),
         ("mistral", 1, {"max_tokens", "temperature", "stream"}),
         ("openai", 2, {"max_completion_tokens", "stream", "stream_options"}),
         ("plain", 1, {"max_tokens"}),
@@ -89,9 +91,8 @@ def test_the_list_of_models_is_asked_until_it_answered_and_then_no_more():
     with server, opened(server) as model:
         assert [model.window for _ in range(3)] == [server.window] * 3
     assert len(asked) == 1
-    with opened(server) as model:  # nobody is there
-        assert model.window is None
-        assert not model._looked
+    with opened(server) as model, pytest.raises(ModelUnavailable, match="no connection"):  # nobody is there
+        assert model.window
 
 
 def test_every_server_that_is_known_by_name_speaks_a_dialect_here():

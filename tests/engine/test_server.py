@@ -35,7 +35,6 @@ class Vllm:
     window = 16_384
     tells_window = tells_cached = tells_usage = True
     cuts = any_name = False
-    seconds_to_start = 1.5
 
     def __init__(self, model: Path, log: Path) -> None:
         self.counter = TokenCounter(model / "tekken.json")

@@ -7,7 +7,8 @@ from dataclasses import replace
 import pytest
 
 from agent.protocols import Isolation
-from tests.dialect_server import DIALECTS, DialectServer
+from tests.dialect_server import DialectServer
+from tests.model_dialects import DIALECTS
 from worker import doctor, examine
 from worker.doctor import Facts, Report, Status, judge
 from worker.settings import Settings

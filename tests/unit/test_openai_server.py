@@ -428,6 +428,24 @@ def test_a_useless_retry_after_does_no_harm(header):
         assert ask(model).message.content == "fine"
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(status=404, body={"detail": "Not Found"}),
+        Reply(status=401, body={}),
+        Reply(body=b"not json"),
+        Reply(body=[]),
+        Reply(body={"data": [{"id": "devstral", "max_model_len": "16384"}]}),
+    ],
+    ids=lambda reply: f"{reply.status}-{reply.body}",
+)
+def test_a_server_without_a_usable_list_of_models_has_a_window_that_is_not_known(answer):
+    with served(OK) as (server, model):
+        server.models = lambda: answer
+        assert model.window is None
+        assert ask(model).message.content == "fine"
+
+
 # --- abort ----------------------------------------------------------------------------------------------------------
 
 PART = [chunk({"role": "assistant", "content": "half an "}), chunk({"content": "answer"})]

@@ -120,22 +120,30 @@ def cached_tokens(body: Mapping[str, Any]) -> int | None:
     return _first(body, CACHED, least=0)
 
 
-def unwanted(body: Any, words: str) -> tuple[Field, ...]:
+def words(body: Any) -> str:
+    """An error's message, wherever a server puts it; empty where it has none."""
+    for key in ("message", "detail", "error"):
+        if isinstance(body, dict) and body.get(key):
+            return str(body[key])
+    return str(body or "")
+
+
+def unwanted(body: Any, said: str) -> tuple[Field, ...]:
     """The fields that a refusal says it doesn't take. Where its form names them, its words count for nothing: they
     may quote what was sent."""
-    if too_long(words) is not None or not _UNWANTED.search(f"{words} {body}"):
+    if too_long(said) is not None or not _UNWANTED.search(f"{said} {body}"):
         return ()
     formal = _formally(body)
     if formal:
         return tuple(field for field in FIELDS if field.name in formal)
-    return tuple(field for field in FIELDS if re.search(field.named or rf"\b{field.name}\b", words, re.IGNORECASE))
+    return tuple(field for field in FIELDS if re.search(field.named or rf"\b{field.name}\b", said, re.IGNORECASE))
 
 
-def too_long(words: str) -> int | None:
+def too_long(said: str) -> int | None:
     """The window of a server that says a prompt or its answer is too long for it, 0 where it doesn't say how long that
     is; None when it says something else."""
     for pattern in _TOO_LONG:
-        if found := pattern.search(words):
+        if found := pattern.search(said):
             return int(found[1]) if pattern.groups else 0
     return None
 

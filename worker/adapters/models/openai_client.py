@@ -111,21 +111,26 @@ class ChatClient:
                 return answer
         raise Aborted(answer)
 
-    def look(self, name: str) -> bool:
-        """Ask the server's list of models about this one; False where it didn't answer. No list is an answer, too.
-
-        Raises ModelUnavailable when closed.
-        """
-        loop, client = self._start()
-        try:
-            text = asyncio.run_coroutine_threadsafe(_models(client), loop).result()
-            listed = json.loads(text)
-        except (openai.APIStatusError, ValueError, RecursionError):
-            listed = None
-        except (openai.APIError, httpx2.TransportError, CancelledError):
-            return False
-        self.seen.listed(dialects.card(listed, name))
-        return True
+    def look(self, name: str) -> None:
+        """Ask the server's list of models about this one. One that has no list, or does not answer in time, tells
+        nothing; ModelUnavailable when nobody is there after the retries."""
+        for failures in range(1, self._policy.retries + 2):
+            loop, client = self._start()
+            future = asyncio.run_coroutine_threadsafe(_models(client), loop)
+            try:
+                self.seen.listed(dialects.card(json.loads(future.result(2 * _CARD_SECONDS)), name))
+            except (openai.APIStatusError, ValueError, RecursionError, NotYet, CancelledError):
+                future.cancel()
+            except openai.APIConnectionError as error:
+                cause = error.__cause__ or error
+                if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
+                    return
+                if failures > self._policy.retries:
+                    reason = f"no connection ({self._shorten(str(cause))})"
+                    raise ModelUnavailable(f"model server {self._url}: {reason}") from error
+                time.sleep(self._wait(failures, None))
+                continue
+            return
 
     def close(self) -> None:
         """End the connections and the thread; calls in flight fail. More calls raise ModelUnavailable."""
@@ -199,7 +204,7 @@ class ChatClient:
         return client
 
     def _translate(self, error: openai.APIStatusError, request: dict[str, Any]) -> None:
-        status, words = error.status_code, _server_words(error)
+        status, words = error.status_code, dialects.words(error.body) or error.message
         self._check_length(words)
         if status in _REFUSALS:
             fields = [field for field in dialects.unwanted(error.body, words) if field.name in request]
@@ -285,15 +290,6 @@ async def _shut_down(client: openai.AsyncOpenAI) -> None:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     await client.close()
-
-
-def _server_words(error: openai.APIStatusError) -> str:
-    """The server's own message, wherever its dialect puts it."""
-    body = error.body
-    for key in ("message", "detail", "error"):
-        if isinstance(body, dict) and body.get(key):
-            return str(body[key])
-    return str(body or error.message)
 
 
 def _retry_after(response: httpx2.Response) -> float | None:

@@ -64,9 +64,13 @@ class OpenAIModel:
 
     @property
     def window(self) -> int | None:
-        """What the server's list of models says, asked until it answered, or an error of its has said since."""
+        """What the server's list of models says, asked until somebody answered, or an error of its has said since.
+
+        Raises ModelUnavailable.
+        """
         if not self._looked:
-            self._looked = self.client.look(self.name)
+            self.client.look(self.name)
+            self._looked = True
         return self.client.seen.window
 
     @property
