@@ -176,11 +176,8 @@ class Limits(Frozen):
 
     def in_window(self, window: int | None) -> Limits:
         """The same for a model whose window is known to be that many tokens; None: it is not known."""
-        return (
-            self
-            if window is None or window >= self.context_tokens
-            else self.model_copy(update={"context_tokens": window})
-        )
+        tokens = self.context_tokens if window is None else min(window, self.context_tokens)
+        return self.model_copy(update={"context_tokens": tokens})
 
 
 class Used(Frozen):

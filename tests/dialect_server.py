@@ -13,7 +13,7 @@ from pydantic import SecretStr
 from agent.tokens import TokenCounter
 from agent.types import AssistantMessage, ToolCall, ToolMessage, ToolSpec, UserMessage
 from tests.fake_openai_server import FakeOpenAIServer, Reply
-from tests.model_dialects import Dialect
+from tests.model_dialects import MISSING, Dialect
 from tests.model_server_contract import Wanted
 
 COUNTER = TokenCounter()
@@ -192,9 +192,9 @@ class DialectServer(FakeOpenAIServer):
     def _message(self, reply: Reply) -> dict[str, Any]:
         dialect = self.dialect
         content: Any = reply.content or (dialect.content if reply.calls else "")
-        if dialect.text_in_parts and content:
+        if dialect.text_in_parts and reply.content:
             content = [{"type": "text", "text": content}]
-        message: dict[str, Any] = {"role": "assistant", "content": content}
+        message: dict[str, Any] = {"role": "assistant"} | ({} if content is MISSING else {"content": content})
         if dialect.reasoning:
             message["reasoning_content"] = "I think about it."
         if reply.calls:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 SENT = frozenset({"model", "messages", "temperature", "max_tokens", "tools", "tool_choice", "stream", "stream_options"})
+MISSING = object()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,6 +140,7 @@ DIALECTS = (
         refusal="pydantic",
         streams=False,
         ids="absent",
+        content=MISSING,
         text_in_parts=True,
         usage=False,
         too_long="Context size has been exceeded.",

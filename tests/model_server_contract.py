@@ -247,7 +247,7 @@ class ModelServerContract:
         ask(conversation, DONE, filler(site.counter, site.window // 4))
         if site.cuts:  # what it left out shows afterwards
             ask(conversation, DONE, filler(site.counter, site.window * 2 // 3))
-            ask(conversation, DONE, filler(site.counter, site.window // 2))
+            ask(conversation, DONE, filler(site.counter, site.window // 8))
         with pytest.raises(LimitsExceeded, match="context window: "):
             ask(conversation, DONE, filler(site.counter, site.window))
         assert ask(model.open(SYSTEM, ()), DONE, USER).message.content == "Done."

@@ -61,6 +61,7 @@ def test_fields_that_a_refusal_names(body, names):
         ("`inputs` tokens + `max_new_tokens` must be <= 2048. Given: 1244 `inputs` tokens", 2048),
         ("Context size has been exceeded.", 0),
         ("context_length_exceeded", 0),
+        ("`max_new_tokens` must be <= 192. Given: 500", None),  # of answers alone: not how long the window is
         ("no such model", None),
         ("the context of this error is unclear", None),
         ("rate limit exceeded", None),
@@ -75,7 +76,7 @@ def test_the_card_of_a_model():
     found = card(listed, "c")
     assert found is not None
     assert (found.server, found.window) == (None, 16384)
-    for nothing in ({}, {"data": None}, {"data": [{"id": "b"}]}, [], None):
+    for nothing in ({}, {"data": None}, {"data": [{"id": "b"}, {"id": []}]}, [], None):
         assert card(nothing, "a") is None
     assert card({"data": [{"id": "a", "owned_by": "vllm", "max_model_len": True}]}, "a").window is None
 

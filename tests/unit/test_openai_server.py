@@ -13,6 +13,7 @@ from threading import Event
 import pytest
 from pydantic import SecretStr
 
+from agent.errors import LimitsExceeded
 from agent.tokens import TokenCounter
 from agent.types import Sampling, ToolMessage, ToolSpec, Usage, UserMessage
 from tests.fake_openai_server import FakeOpenAIServer, Reply
@@ -326,6 +327,30 @@ def test_missing_usage_is_counted_and_the_labels_say_so(given):
         assert completion.usage == Usage(prompt=prompt, cache_untold=prompt, completion=reply)
         assert model.tokenizer == f"no usage from the server; {COUNTER.label}"
         assert COUNTER.label in model.label
+
+
+def told(prompt):
+    return Reply(content="x", usage={"prompt_tokens": prompt, "completion_tokens": 1})
+
+
+@pytest.mark.parametrize(
+    ("prompts", "cut"),
+    [
+        ((3000, 3900, 3500), True),
+        ((3000, 3900, 3900), False),
+        ((3000, 100, 90), False),  # it counts only what it had not cached
+    ],
+)
+def test_a_prompt_that_was_counted_smaller_than_before_was_cut(prompts, cut):
+    with served(*map(told, prompts), OK) as (_, model):
+        conversation = model.open(SYSTEM, TOOLS)
+        for _ in prompts:
+            ask(conversation, USER)
+        if not cut:
+            assert ask(conversation, USER).message.content == "fine"
+            return
+        with pytest.raises(LimitsExceeded, match="read 3500 tokens of a conversation that had 3900 before"):
+            ask(conversation, USER)
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------

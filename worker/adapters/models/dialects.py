@@ -2,7 +2,7 @@
 cached and how long their window is, and what they say when a prompt is too long for it.
 
 What is done follows from what a server was seen to do, never from its name; the name is for people alone. Where a row
-comes from stands in docs/architecture.md: vLLM's are tried in `make test-engine`, the others are second-hand.
+comes from stands in docs/architecture.md: vLLM's are tried in `make test-engine`, most others are second-hand.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ _TOO_LONG = tuple(
         r"context length of only (\d+) tokens",  # LM Studio
         r"n_ctx: (\d+)",  # LM Studio
         r"model with (\d+) maximum context length",  # Mistral
-        r"must be <= (\d+)\. Given",  # TGI
+        r"`inputs` tokens \+ `max_new_tokens` must be <= (\d+)",  # TGI
         r"context_length_exceeded|context (?:length|size|window)[^.]{0,40} exceeded|exceeds?[^.]{0,60} context",
     )
 )
@@ -103,7 +103,7 @@ def card(listed: Any, name: str) -> Card | None:
     """The model `name` in the answer to `GET /models`; None where it isn't in it."""
     entries = listed.get("data") if isinstance(listed, dict) else None
     for entry in entries if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and name in {entry.get("id"), *_aliases(entry)}:
+        if isinstance(entry, dict) and (entry.get("id") == name or name in _aliases(entry)):
             server = next((one for one in SERVERS if one.owned_by == entry.get("owned_by")), None)
             return Card(server, _first(entry, WINDOW, least=1))
     return None

@@ -21,6 +21,9 @@ from worker.adapters.models.openai_client import Aborted, CallPolicy, ChatClient
 from worker.adapters.models.openai_wire import clean, finish_reason, request_message, request_tools
 
 
+_LITTLE = 1024  # tokens
+
+
 class OpenAIModel:
     """A model on a server at a checked address. Safe for threads; close it when the process is done with it."""
 
@@ -101,6 +104,7 @@ class OpenAIConversation:
         self._tools = request_tools(tools)
         self._ids = CallIds()
         self._told = Usage()  # of the last answer, by the server
+        self._asked = 0  # our count of its prompt
         self._ratio = 1.0  # the server's count of a prompt to ours, where it is more
         self._cut = ""  # what says that the server left a part of the history out
 
@@ -187,14 +191,16 @@ class OpenAIConversation:
         return min(asked, window - prompt)
 
     def _learn(self, told: Usage) -> None:
-        """A history only grows, and so does the prompt, unless the server silently left a part of it out."""
-        if told.prompt < self._told.prompt:
+        """A history only grows, and so does the prompt, unless the server silently left a part of it out. One that
+        counts only what it had not cached tells little more than what is new: that is no cut."""
+        now = len(self._history)
+        if 2 * (now - self._asked) + _LITTLE < told.prompt < self._told.prompt:
             self._cut = (
                 f"context window: the server read {told.prompt} tokens of a conversation that had"
                 f" {self._told.prompt} before, so it left a part of it out"
             )
-        self._told = told
-        self._ratio = max(1.0, told.prompt / max(1, len(self._history)))
+        self._told, self._asked = told, now
+        self._ratio = max(1.0, told.prompt / max(1, now))
 
     def _counted(self, message: AssistantMessage) -> Usage:
         prompt = len(self._history)
