@@ -20,8 +20,7 @@ from worker.adapters.models.openai_answer import Answer
 from worker.adapters.models.openai_client import Aborted, CallPolicy, ChatClient, TooLong
 from worker.adapters.models.openai_wire import clean, finish_reason, request_message, request_tools
 
-
-_LITTLE = 1024  # tokens
+_LITTLE = 1024  # tokens that a server may count twice without having cut anything
 
 
 class OpenAIModel:
