@@ -39,7 +39,8 @@ class Conversation(Protocol):
         """Generate the next answer and append it to the history.
 
         `deadline` is a time.monotonic() value: past it, or once `cancel` is set, the call is aborted and comes back
-        with finish_reason "abort" and whatever usage is known.
+        with finish_reason "abort" and whatever usage is known. Raises `agent.errors.LimitsExceeded` when the history
+        leaves no room for an answer in the model's window.
         """
 
     def close(self) -> None: ...
@@ -71,6 +72,11 @@ class Model(Protocol):
     def alive(self) -> bool:
         """False once no call in this process can succeed any more: its engine died. A server is always alive here,
         since each call answers for itself."""
+
+    @property
+    def window(self) -> int | None:
+        """Tokens that a call's prompt and answer may have together, where that is known. A server may be asked: what
+        `complete` raises of one that is down, this does, too."""
 
     def open(self, system: str, tools: Sequence[ToolSpec]) -> Conversation: ...
 

@@ -17,23 +17,27 @@ class Frozen(BaseModel):
 
 
 class Usage(Frozen):
-    """Tokens of one model call, or a sum of calls. `cached` is the part of `prompt` that was read from a cache."""
+    """Tokens of one model call, or a sum of calls. `cached` is the part of `prompt` that was read from a cache, and
+    `cache_untold` the part (whole prompts) of which that is not known: their server doesn't tell."""
 
     prompt: int = Field(default=0, ge=0)
     cached: int = Field(default=0, ge=0)
+    cache_untold: int = Field(default=0, ge=0)
     completion: int = Field(default=0, ge=0)
     gpu_seconds: float | None = Field(default=None, ge=0, description="its share of GPU time, where that is known")
 
     @model_validator(mode="after")
     def _cached_is_part_of_prompt(self) -> Usage:
-        if self.cached > self.prompt:
-            raise ValueError(f"cached tokens ({self.cached}) exceed prompt tokens ({self.prompt})")
+        if self.cached + self.cache_untold > self.prompt:
+            untold = f", {self.cache_untold} untold" if self.cache_untold else ""
+            raise ValueError(f"cached tokens ({self.cached}{untold}) exceed prompt tokens ({self.prompt})")
         return self
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             prompt=self.prompt + other.prompt,
             cached=self.cached + other.cached,
+            cache_untold=self.cache_untold + other.cache_untold,
             completion=self.completion + other.completion,
             gpu_seconds=(
                 None
@@ -125,10 +129,16 @@ class Rates(Frozen):
 
     def range(self, usage: Usage) -> tuple[float, float]:
         """USD of `usage`: what it costs at least and at most. Without a price for cached input the truth lies between
-        cached tokens that cost nothing and ones that cost the full price; with one, both are the same."""
-        fixed = (usage.prompt - usage.cached) * self.prompt + usage.completion * self.completion
+        cached tokens that cost nothing and ones that cost the full price; with one, both are the same. Of tokens of
+        which nobody tells whether they were cached, it lies between all of them and none."""
+        known = usage.prompt - usage.cached - usage.cache_untold
+        fixed = known * self.prompt + usage.completion * self.completion
         least, most = (0.0, self.prompt) if self.cached is None else (self.cached, self.cached)
-        return (fixed + usage.cached * least) / 1_000_000, (fixed + usage.cached * most) / 1_000_000
+        untold = min(least, self.prompt), max(most, self.prompt)
+        return (
+            (fixed + usage.cached * least + usage.cache_untold * untold[0]) / 1_000_000,
+            (fixed + usage.cached * most + usage.cache_untold * untold[1]) / 1_000_000,
+        )
 
 
 class Tier(Rates):
@@ -180,6 +190,11 @@ class Limits(Frozen):
     wall_seconds: float = Field(default=3600.0, gt=0)
     usd: float = Field(default=3.0, gt=0)
     command_seconds: float = Field(default=300.0, gt=0, description="wall time of one sandboxed command")
+
+    def in_window(self, window: int | None) -> Limits:
+        """The same for a model whose window is known to be that many tokens; None: it is not known."""
+        tokens = self.context_tokens if window is None else min(window, self.context_tokens)
+        return self.model_copy(update={"context_tokens": tokens})
 
 
 class Used(Frozen):

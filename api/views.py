@@ -43,7 +43,12 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "attempt": row.attempt,
         "steps": queries.step_count(session, run_id),
         "calls": row.calls,
-        "usage": {"prompt": row.prompt_tokens, "cached": row.cached_tokens, "completion": row.completion_tokens},
+        "usage": {
+            "prompt": row.prompt_tokens,
+            "cached": row.cached_tokens,
+            "cache_untold": row.cache_untold_tokens,
+            "completion": row.completion_tokens,
+        },
         "cost_usd": float(row.usd),
         "cost_usd_low": float(row.usd_low),
         "budgets": [budget(account) for account in accounts.of_run(session, row)],

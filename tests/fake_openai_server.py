@@ -54,13 +54,17 @@ class FakeOpenAIServer:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self.kill()
+        self._thread.join()
+
+    def kill(self) -> None:
+        """Nobody listens any more, and connections that hang are cut. Again: nothing happens."""
         self._server.shutdown()
         with self._lock:
             for connection in self._hung:
                 with _gone():
                     connection.shutdown(socket.SHUT_RDWR)
         self._server.server_close()
-        self._thread.join()
 
     def next_reply(self, headers: dict[str, str], body: dict[str, Any]) -> Reply:
         with self._lock:
@@ -68,6 +72,22 @@ class FakeOpenAIServer:
             if self.streaming == "refused" and body.get("stream"):
                 return Reply(status=400, body={"error": {"message": "Streaming is not supported by this server"}})
             return self.replies.pop(0) if self.replies else Reply(status=500, body={"error": {"message": "no reply"}})
+
+    def models(self) -> Reply:
+        """The answer to `GET /v1/models`: no such place, unless a subclass has one."""
+        return Reply(status=404, body={"detail": "Not Found"})
+
+    def whole(self, reply: Reply, usage: dict[str, Any] | None) -> dict[str, Any]:
+        return _whole(reply, usage)
+
+    def stream(self, reply: Reply, usage: dict[str, Any] | None) -> list[Any]:
+        return _stream(reply, usage)
+
+    @property
+    def hung(self) -> int:
+        """Connections that hang now."""
+        with self._lock:
+            return len(self._hung)
 
     def usage(self, reply: Reply, body: dict[str, Any]) -> dict[str, Any] | None:
         if reply.usage != DEFAULT:
@@ -89,6 +109,8 @@ class FakeOpenAIServer:
         with _gone():
             while connection.recv(1024):
                 pass
+        with self._lock:
+            self._hung.remove(connection)
         self.disconnected.set()
 
 
@@ -156,13 +178,22 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *args: object) -> None:
         pass
 
+    def do_GET(self) -> None:
+        reply = self.server.fake.models()
+        with _gone():
+            self._send_body(reply, reply.body)
+
     def do_POST(self) -> None:
         with _gone():
             self._answer()
 
     def _answer(self) -> None:
         fake = self.server.fake
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        data = self.rfile.read(length := int(self.headers["content-length"]))
+        if len(data) < length:  # the client went away
+            self.close_connection = True
+            return
+        body = json.loads(data)
         reply = fake.next_reply({k.lower(): v for k, v in self.headers.items()}, body)
         if self.path != "/v1/chat/completions":
             reply = Reply(status=404, body={"detail": "Not Found"})
@@ -174,9 +205,9 @@ class _Handler(BaseHTTPRequestHandler):
         if reply.status != 200 or reply.body is not None:
             self._send_body(reply, reply.body)
         elif body.get("stream") and fake.streaming != "ignored":
-            self._send_stream(reply, reply.chunks if reply.chunks is not None else _stream(reply, usage))
+            self._send_stream(reply, reply.chunks if reply.chunks is not None else fake.stream(reply, usage))
         else:
-            self._send_body(reply, _whole(reply, usage))
+            self._send_body(reply, fake.whole(reply, usage))
 
     def _send_body(self, reply: Reply, value: Any) -> None:
         data = value if isinstance(value, bytes) else _json(value)

@@ -109,6 +109,7 @@ class FakeModel:
     tokenizer = "fake (approximate)"
     identity = "fake"
     alive = True
+    window: int | None = None
 
     def __init__(self, *answers: Answer, first_tokens: int = 100, tokens_per_message: int = 10) -> None:
         self.answers = list(answers)

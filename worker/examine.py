@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ from urllib.parse import urlsplit
 
 from agent.protocols import Isolation
 from worker import compose
+from worker.adapters.models import dialects
 from worker.adapters.models.address import check_address
 from worker.adapters.sandbox.probe import probe
 from worker.demo.node import node_command
@@ -219,15 +221,30 @@ def _model(settings: Settings, services: dict[str, str | None], details: dict[st
         if settings.model_api_key is not None:
             request.add_header("Authorization", f"Bearer {settings.model_api_key.get_secret_value()}")
         with urllib.request.urlopen(request, timeout=_SECONDS) as answer:  # noqa: S310
-            served = answer.read(1 << 20).decode("utf-8", "replace")
+            card = dialects.card(json.loads(answer.read(1 << 20)), name)
     except urllib.error.HTTPError as e:
         services["model"] = f"{urlsplit(url).netloc} answers {e.code}"
         return
     except (ServiceError, OSError, ValueError) as e:
         services["model"] = _brief(e)
         return
-    services["model"] = None if f'"{name}"' in served else f"{urlsplit(url).netloc} serves no model called {name}"
-    details["model"] = f"{name} at {urlsplit(url).netloc}"
+    place = urlsplit(url).netloc
+    services["model"] = f"{place} serves no model called {name}" if card is None else None
+    details["model"] = f"{name} at {place}{'' if card is None else _dialect(card, settings)}"
+
+
+def _dialect(card: dialects.Card, settings: Settings) -> str:
+    """What the list of models tells of a server, and what it does not; `doctor --model` sees the rest."""
+    asked = settings.limits.context_tokens
+    name = f"; {card.server.name}" if card.server else "; a server of no known dialect"
+    if card.window is None:
+        window = f"it does not tell its window: it has to have the {asked:,} tokens of DEVSTRAL_FIX_LIMITS"
+    elif card.window < asked:
+        window = f"a window of {card.window:,} tokens, which runs keep to instead of {asked:,}"
+    else:
+        window = f"a window of {card.window:,} tokens"
+    cached = f"; for cached tokens: {card.server.cached}" if card.server and card.server.cached else ""
+    return f"{name}, {window}{cached}"
 
 
 def _github(settings: Settings, services: dict[str, str | None], details: dict[str, str]) -> None:

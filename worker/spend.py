@@ -24,6 +24,9 @@ RANGE = (
     "A range: for part of these tokens no price of cached input is known. Its low end lets them cost nothing, its high "
     "end the full price; about 97 % of an agent's input is cached, so they are far apart."
 )
+UNTOLD = (
+    "A ?: for part of the input the model's server did not tell what it had cached; a range lets it be all or nothing."
+)
 
 
 @dataclass
@@ -52,7 +55,10 @@ def lines(
         line = found.setdefault(key, Line(key))
         line.calls += int(row.calls)
         line.tokens[row.context_above] = Usage(
-            prompt=int(row.prompt_tokens), cached=int(row.cached_tokens), completion=int(row.completion_tokens)
+            prompt=int(row.prompt_tokens),
+            cached=int(row.cached_tokens),
+            cache_untold=int(row.cache_untold_tokens),
+            completion=int(row.completion_tokens),
         )
         line.actual = (line.actual[0] + float(row.usd_low), line.actual[1] + float(row.usd))
         line.gpu_seconds += float(row.gpu_seconds)
@@ -91,6 +97,7 @@ def record(line: Line, by: Sequence[str], models: dict[str, Entry]) -> dict[str,
         "calls": line.calls,
         "prompt_tokens": usage.prompt,
         "cached_tokens": usage.cached,
+        "cache_untold_tokens": usage.cache_untold,
         "completion_tokens": usage.completion,
         "gpu_seconds": line.gpu_seconds,
         "actual_usd": [round(amount, 6) for amount in line.actual],
@@ -104,7 +111,7 @@ def as_csv(records: Sequence[dict[str, Any]], by: Sequence[str], models: Iterabl
     """Comma-separated, with a header; a range is two columns."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    plain = [*by, "idle", "calls", "prompt_tokens", "cached_tokens", "completion_tokens", "gpu_seconds"]
+    plain = [*by, "idle", "calls", *totals.TOKENS, "gpu_seconds"]
     money = [f"{name}_{end}" for name in ("actual_usd", *models) for end in ("low", "high")]
     writer.writerow([*plain, *money])
     for one in records:
@@ -133,7 +140,10 @@ def as_table(records: Sequence[dict[str, Any]], by: Sequence[str], models: dict[
     rows = [
         [
             *(f"{one[name]} {IDLE}" if one["idle"] and one[name] != IDLE else str(one[name]) for name in by),
-            *(f"{one[n]:,}" for n in ("calls", "prompt_tokens", "cached_tokens", "completion_tokens")),
+            f"{one['calls']:,}",
+            f"{one['prompt_tokens']:,}",
+            _cached(one),
+            f"{one['completion_tokens']:,}",
             f"{one['gpu_seconds']:,.0f}",
             usd(*one["actual_usd"]),
             *(usd(*both) for both in one["equivalent_usd"].values()),
@@ -143,4 +153,12 @@ def as_table(records: Sequence[dict[str, Any]], by: Sequence[str], models: dict[
     table = aligned(head, rows, left=len(by))
     ranges = any(low != high for one in records for low, high in [one["actual_usd"], *one["equivalent_usd"].values()])
     notes = [f"{entry.name}: {entry.source}, {entry.date}." for entry in models.values()]
-    return [*table, *([RANGE] if ranges else []), *notes]
+    untold = any(one["cache_untold_tokens"] for one in records)
+    return [*table, *([UNTOLD] if untold else []), *([RANGE] if ranges else []), *notes]
+
+
+def _cached(one: dict[str, Any]) -> str:
+    """Unknown is not zero."""
+    if not one["cache_untold_tokens"]:
+        return f"{one['cached_tokens']:,}"
+    return f"{one['cached_tokens']:,}+?" if one["cached_tokens"] else "?"

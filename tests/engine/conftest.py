@@ -35,11 +35,11 @@ _THIRD_PARTY_WARNINGS = (
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--short", action="store_true", help="without the tests that start an engine of their own")
+    parser.addoption("--short", action="store_true", help="without the tests that take long")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: starts an engine of its own; not part of --short")
+    config.addinivalue_line("markers", "slow: starts an engine of its own, or reads much; not part of --short")
     for line in _THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
     os.environ.update(_ENVIRONMENT)

@@ -210,7 +210,7 @@ def test_a_run_is_shown_behind_the_token(client, store):
     assert shown.status_code == 200
     body = shown.json()
     assert (body["run_id"], body["state"], body["outcome"]) == (str(run_id), "queued", None)
-    assert body["usage"] == {"prompt": 0, "cached": 0, "completion": 0}
+    assert body["usage"] == {"prompt": 0, "cached": 0, "cache_untold": 0, "completion": 0}
     missing = client.get(f"/api/v1/runs/{uuid.uuid4()}", headers={"Authorization": "Bearer t0ken"})
     assert missing.status_code == 404
     assert client.get("/api/v1/runs/7", headers={"Authorization": "Bearer t0ken"}).status_code == 422

@@ -85,6 +85,17 @@ def test_totals_and_rows_are_equal(store, lease):
         assert (run.calls, run.prompt_tokens, run.cached_tokens, run.completion_tokens, run.usd) == tuple(sums)
 
 
+def test_tokens_of_which_no_cache_was_told_are_kept_apart(store, lease):
+    book(store, lease, 0)
+    book(store, lease, 1, usage=Usage(prompt=50, cache_untold=50))
+    with store.transaction() as session:
+        assert ledger.usage(session.get_one(models.Run, lease.run_id)) == Usage(
+            prompt=150, cached=40, cache_untold=50, completion=7
+        )
+        untold = select(models.Spend.cache_untold_tokens).order_by(models.Spend.call)
+        assert list(session.scalars(untold)) == [0, 50]
+
+
 def test_the_same_call_is_never_booked_twice(store, lease):
     book(store, lease, 0)
     with pytest.raises(IntegrityError):

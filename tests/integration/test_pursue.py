@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import func, select, text, update
 
-from agent.errors import NotSaved
+from agent.errors import LimitsExceeded, NotSaved
 from agent.types import ExitStatus, Limits, Price
 from tests.fakes import FakeModel, FakeSession, call, say
 from tests.integration.world import WRITE, World, taken_over_during
@@ -222,3 +222,20 @@ def test_a_repository_may_lower_a_runs_limits_and_not_raise_them(world):
     with world.store.transaction() as session:
         account = session.scalars(select(Account).where(Account.scope == Scope.RUN)).one()
         assert (account.limit_usd, account.spent_usd) == (Decimal("0.5"), world.run.usd)
+
+
+def test_a_run_keeps_to_the_window_that_its_models_server_has(world):
+    model = FakeModel(call(WRITE), say("never"))
+    model.window = 370
+    world.pursuer(model, limits=Limits(context_tokens=32_768))()
+    run = world.run
+    assert (run.state, run.exit_status) == (RunState.CONCLUDED, ExitStatus.LIMITS_EXCEEDED)
+    assert model.samplings[0].max_tokens == 370 - model.first_tokens - 10
+    assert "of 370 tokens used" in run.reason
+
+
+def test_a_window_that_turns_out_to_be_full_ends_the_run_with_its_diff_so_far(world):
+    world.pursue(call(WRITE), LimitsExceeded("context window: the server said so"))
+    run = world.run
+    assert (run.exit_status, run.reason) == (ExitStatus.LIMITS_EXCEEDED, "context window: the server said so")
+    assert (run.calls, world.count(Patch), world.count(Reservation)) == (1, 1, 0)

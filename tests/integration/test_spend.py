@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 
 from agent.types import Usage
 from tests.factories import queue_run
-from worker.runs import ledger, states
+from worker.runs import ledger, states, totals
 from worker.store.models import Run
 from worker.store.money import Account, Quarantine
 
@@ -54,10 +54,24 @@ def test_a_range_is_said_to_be_one(ask, spent):
     assert "range" not in ask("spend", "--by", "model", "--until", "2020-01-01")
 
 
+def test_what_a_server_did_not_tell_is_not_shown_as_none(ask, spent, store):
+    with store.transaction() as session:
+        queue_run(session, 9, repository="acme/c")
+        lease = states.claim_next(session, profile="small-24b", owner="a", seconds=60)
+        usage, what = Usage(prompt=5000, cache_untold=5000), {"seconds": 1, "profile": "small-24b", "model": "m"}
+        ledger.book(session, lease, call=0, usage=usage, cost=0.0005, cost_low=0.0, **what)
+    table = ask("spend", "--by", "repository").splitlines()
+    assert next(line.split()[:4] for line in table if line.startswith("acme/c")) == ["acme/c", "1", "5,000", "?"]
+    assert any(line.startswith("A ?: for part of the input") for line in table)
+    assert json.loads(ask("spend", "--by", "repository", "--json"))[2]["cache_untold_tokens"] == 5000
+    with store.transaction() as session:
+        assert totals.differences(session) == []
+
+
 def test_csv_has_two_columns_for_a_range(ask, spent):
     head, row, *_ = ask("spend", "--by", "repository", "--equivalent", "devstral-2", "--csv").splitlines()
     assert head.endswith("actual_usd_low,actual_usd_high,devstral-2_low,devstral-2_high")
-    assert row.startswith("acme/a,False,2,350000,97000,2000,0.0,0.0259,0.0356,")
+    assert row.startswith("acme/a,False,2,350000,97000,0,2000,0.0,0.0259,0.0356,")
 
 
 def test_the_totals_are_checked_against_the_rows(ask, spent, store):

@@ -7,8 +7,11 @@ from dataclasses import replace
 import pytest
 
 from agent.protocols import Isolation
-from worker import doctor
+from tests.dialect_server import DialectServer
+from tests.model_dialects import DIALECTS
+from worker import doctor, examine
 from worker.doctor import Facts, Report, Status, judge
+from worker.settings import Settings
 
 WHOLE = Facts(
     kernel="6.1.0",
@@ -208,3 +211,25 @@ def test_two_and_eight_gpus_are_answered_for_the_machines_own():
     lines = list(doctor.lines(judge(replace(WHOLE, gpus=(140.4,) * 2), Isolation.STRICT)))
     assert any(line.startswith("ok      two GPUs of 140 GiB: answer: two small-24b") for line in lines)
     assert sum(line.startswith("ok      eight GPUs of 140 GiB") for line in lines) == 7
+
+
+@pytest.mark.parametrize(
+    ("dialect", "says"),
+    [
+        ("vllm", "vLLM, a window of 16,384 tokens, which runs keep to instead of 32,768; for cached tokens: start it"),
+        ("llama.cpp", "llama.cpp, a window of 16,384 tokens"),
+        (
+            "lm-studio",
+            "LM Studio, it does not tell its window: it has to have the 32,768 tokens of DEVSTRAL_FIX_LIMITS",
+        ),
+        ("plain", "a server of no known dialect, it does not tell its window"),
+    ],
+)
+def test_a_model_servers_dialect_is_named_with_its_window(dialect, says):
+    services, details = {}, {}
+    with DialectServer(next(one for one in DIALECTS if one.name == dialect)) as server:
+        examine._model(Settings(model=f"openai:{server.url}#{server.name}"), services, details)
+        assert services == {"model": None}
+        assert f"; {says}" in details["model"]
+        examine._model(Settings(model=f"openai:{server.url}#devs"), services, details)
+    assert services["model"].endswith("serves no model called devs")

@@ -28,3 +28,16 @@ def test_a_footer_shows_the_range():
     about = {"calls": 2, "model": "m", "tokenizer": "t", "isolation": "strict"}
     footer = texts.accounting(Usage(prompt=1000, cached=970), (Decimal("0.0006"), Decimal("0.0103")), **about)
     assert "; cost $0.0006 to $0.0103." in footer
+
+
+@pytest.mark.parametrize(
+    ("usage", "shown"),
+    [
+        (Usage(prompt=1000), "1,000 in (of which 0 cached)"),
+        (Usage(prompt=1000, cache_untold=1000), "1,000 in (how many of them cached was not told)"),
+        (Usage(prompt=1000, cached=100, cache_untold=300), "(of which 100 cached, and of 300 it was not told)"),
+    ],
+)
+def test_a_footer_does_not_take_unknown_for_nothing(usage, shown):
+    about = {"calls": 2, "model": "m", "tokenizer": "t", "isolation": "strict"}
+    assert shown in texts.accounting(usage, (Decimal(0), Decimal(0)), **about)

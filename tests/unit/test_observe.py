@@ -33,6 +33,7 @@ def test_what_was_counted_is_shown() -> None:
     metrics.claimed("small-24b", 0.02)
     metrics.run_ended(state="delivered", outcome=Outcome.FIXED, kind="fix", profile="small-24b")
     metrics.spent("m", "acme/textkit", Usage(prompt=100, cached=90, completion=5), 0.25)
+    metrics.spent("m", "acme/textkit", Usage(prompt=7, cache_untold=7), 0.0)
     metrics.malformed_call("m", "vllm 1", "bash")
     metrics.port_failed("sandbox", OSError("secret"))
     shown = scrape(metrics)
@@ -42,6 +43,7 @@ def test_what_was_counted_is_shown() -> None:
     assert shown[ended] == 1
     tokens = 'devstral_fix_tokens_total{{kind="{}",model="m",repository="acme/textkit"}}'
     assert [shown[tokens.format(kind)] for kind in ("prompt_uncached", "cached", "completion")] == [10, 90, 5]
+    assert shown[tokens.format("prompt_cache_untold")] == 7
     assert shown['devstral_fix_cost_usd_total{model="m",repository="acme/textkit"}'] == 0.25
     assert shown['devstral_fix_malformed_tool_calls_total{engine="vllm 1",model="m",tool="bash"}'] == 1
     assert not any("secret" in name for name in shown)

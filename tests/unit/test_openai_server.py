@@ -13,6 +13,7 @@ from threading import Event
 import pytest
 from pydantic import SecretStr
 
+from agent.errors import LimitsExceeded
 from agent.tokens import TokenCounter
 from agent.types import Sampling, ToolMessage, ToolSpec, Usage, UserMessage
 from tests.fake_openai_server import FakeOpenAIServer, Reply
@@ -249,6 +250,8 @@ def call_delta(name=None, arguments=None, **fields):
             [call_delta("bash", "{", index=0, id="aB3dE6gH1"), call_delta("bash", "}", index=0, id="aB3dE6gH1")],
             [("bash", "{}")],
         ),  # name and id repeated
+        ([call_delta("a", "{}", id="0"), call_delta("a", "{}", id="0")], [("a", "{}"), ("a", "{}")]),  # one id for two
+        ([call_delta("a", "{}", id="0"), call_delta("a", "", id="0")], [("a", "{}")]),  # and nothing more of the first
         ([call_delta("bash", {"a": 1}, index=0)], [("bash", '{"a": 1}')]),  # an object where a string belongs
         (
             [call_delta("b", "{", index=1), call_delta("a", "[", index=0), call_delta("", "}", index=1)],
@@ -285,8 +288,11 @@ def test_odd_streams_are_read():
 @pytest.mark.parametrize(
     ("given", "ours"),
     [
-        ({"prompt_tokens": 9, "completion_tokens": 2}, Usage(prompt=9, completion=2)),
-        ({"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": None}, Usage(prompt=9, completion=2)),
+        ({"prompt_tokens": 9, "completion_tokens": 2}, Usage(prompt=9, cache_untold=9, completion=2)),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": None},
+            Usage(prompt=9, cache_untold=9, completion=2),
+        ),
         (
             {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 8}},
             Usage(prompt=9, cached=8, completion=2),
@@ -297,6 +303,10 @@ def test_odd_streams_are_read():
         ),
         (
             {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": None}},
+            Usage(prompt=9, cache_untold=9, completion=2),
+        ),
+        (
+            {"prompt_tokens": 9, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 0}},
             Usage(prompt=9, completion=2),
         ),
     ],
@@ -314,9 +324,34 @@ def test_missing_usage_is_counted_and_the_labels_say_so(given):
         completion = ask(model)
         history = COUNTER.open(SYSTEM, TOOLS)
         history.add(USER)
-        assert completion.usage == Usage(prompt=len(history), completion=history.reply(completion.message))
+        prompt, reply = len(history), history.reply(completion.message)
+        assert completion.usage == Usage(prompt=prompt, cache_untold=prompt, completion=reply)
         assert model.tokenizer == f"no usage from the server; {COUNTER.label}"
         assert COUNTER.label in model.label
+
+
+def told(prompt):
+    return Reply(content="x", usage={"prompt_tokens": prompt, "completion_tokens": 1})
+
+
+@pytest.mark.parametrize(
+    ("prompts", "cut"),
+    [
+        ((3000, 3900, 3500), True),
+        ((3000, 3900, 3900), False),
+        ((3000, 100, 90), False),  # it counts only what it had not cached
+    ],
+)
+def test_a_prompt_that_was_counted_smaller_than_before_was_cut(prompts, cut):
+    with served(*map(told, prompts), OK) as (_, model):
+        conversation = model.open(SYSTEM, TOOLS)
+        for _ in prompts:
+            ask(conversation, USER)
+        if not cut:
+            assert ask(conversation, USER).message.content == "fine"
+            return
+        with pytest.raises(LimitsExceeded, match="read 3500 tokens of a conversation that had 3900 before"):
+            ask(conversation, USER)
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------
@@ -375,8 +410,10 @@ def test_a_server_that_never_answers_is_not_asked_again():
 @pytest.mark.parametrize(
     ("reply", "says"),
     [
-        (Reply(status=400, body={"error": {"message": "maximum context length is 16384 tokens"}}), "16384 tokens"),
-        (Reply(status=400, body={"object": "error", "message": "context length exceeded"}), "context length exceeded"),
+        (
+            Reply(status=400, body={"error": {"message": "temperature: must be at most 2", "param": "temperature"}}),
+            "most 2",
+        ),
         (Reply(status=401, body={"error": "bad key"}), "bad key.*401"),
         (Reply(status=403, body=b"forbidden", headers={"content-type": "text/plain"}), "forbidden.*403"),
         (Reply(status=404, body={"detail": "model not found upstream"}), "not found upstream.*404"),
@@ -414,6 +451,24 @@ def test_retry_after_is_honoured_up_to_a_cap(header):
 def test_a_useless_retry_after_does_no_harm(header):
     busy = Reply(status=429, body={}, headers={"retry-after": header})
     with served(busy, OK) as (_, model):
+        assert ask(model).message.content == "fine"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        Reply(status=404, body={"detail": "Not Found"}),
+        Reply(status=401, body={}),
+        Reply(body=b"not json"),
+        Reply(body=[]),
+        Reply(body={"data": [{"id": "devstral", "max_model_len": "16384"}]}),
+    ],
+    ids=lambda reply: f"{reply.status}-{reply.body}",
+)
+def test_a_server_without_a_usable_list_of_models_has_a_window_that_is_not_known(answer):
+    with served(OK) as (server, model):
+        server.models = lambda: answer
+        assert model.window is None
         assert ask(model).message.content == "fine"
 
 

@@ -88,3 +88,15 @@ def test_gpu_time_prices_the_calls_that_carry_it():
     assert price.cost(Usage(prompt=MILLION)) == pytest.approx(0.10), "its share of GPU time is not known"
     assert (Usage(gpu_seconds=1.5) + Usage() + Usage(gpu_seconds=2)).gpu_seconds == 3.5
     assert (Usage() + Usage()).gpu_seconds is None
+
+
+def test_without_a_word_of_the_cache_a_cost_is_a_range_at_any_price():
+    usage = Usage(prompt=MILLION, cached=500_000, cache_untold=400_000)
+    assert Price(prompt=1.0, cached=0.1).call(usage) == pytest.approx((0.1 + 0.05 + 0.04, 0.1 + 0.05 + 0.4))
+    assert Price(prompt=1.0).call(usage) == pytest.approx((0.1, 1.0))
+    assert Price(prompt=1.0, cached=0.1).cost(usage) == Price(prompt=1.0, cached=0.1).call(usage)[1]
+
+
+def test_untold_tokens_are_part_of_the_prompt():
+    with pytest.raises(ValidationError, match="exceed prompt tokens"):
+        Usage(prompt=10, cached=6, cache_untold=5)

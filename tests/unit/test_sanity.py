@@ -191,6 +191,7 @@ def test_a_model_that_is_down_ends_the_examination():
 
 class Closed(ForcingModel):
     closed = False
+    lacking = ()
 
     def close(self):
         self.closed = True
@@ -221,6 +222,14 @@ def test_the_command(configured):
     assert first == "model: fake (no language model ran)"
     assert second == "pass    addition (0.5 s, 100 + 10 tokens): 7213"
     assert last == "12 of 12 pass"
+
+
+def test_what_a_server_does_not_tell_is_said_after_its_answers(configured):
+    model = configured(*answers())
+    model.lacking = ["cached tokens are not told"]
+    assert run().output.splitlines()[-2:] == ["12 of 12 pass", "note: cached tokens are not told"]
+    model.answers = list(answers())
+    assert json.loads(run("--json").output)["lacking"] == ["cached tokens are not told"]
 
 
 def test_what_the_model_wrote_reaches_a_terminal_short_and_without_control_characters(configured):

@@ -15,11 +15,12 @@ from decimal import Decimal
 from threading import Event
 from typing import Any
 
+from agent.errors import LimitsExceeded
 from agent.protocols import Model
 from agent.types import FinishReason, Sampling, UserMessage
 from worker.bench import records
 from worker.bench.gsm8k import SHOTS, Data, Problem, answered, prompt
-from worker.errors import ModelUnavailable, ServiceError
+from worker.errors import ModelRejected, ModelUnavailable, ServiceError
 
 MOST = 512  # completion tokens of an answer, as SGLang's benchmark has it
 CALL_SECONDS = 900.0
@@ -86,7 +87,10 @@ def _ask(model: Model, examples: Sequence[Problem], problem: Problem, cancel: Ev
     with closing(model.open("", ())) as conversation:
         conversation.add([UserMessage(content=prompt(examples, problem))])
         sampling = Sampling(temperature=0.0, max_tokens=MOST)
-        done = conversation.complete(sampling, deadline=time.monotonic() + CALL_SECONDS, cancel=cancel)
+        try:
+            done = conversation.complete(sampling, deadline=time.monotonic() + CALL_SECONDS, cancel=cancel)
+        except LimitsExceeded as error:
+            raise ModelRejected(f"line {problem.line}: {error}") from error
     if done.finish_reason == "abort":
         raise ModelUnavailable(f"line {problem.line}: no whole answer within {CALL_SECONDS:g} s")
     text = done.message.content

@@ -61,11 +61,14 @@ def _sane(*, as_json: bool) -> bool:
     with closing(compose.make_model(here)) as model:
         if not as_json:
             terminal.line(f"model: {model.label}")
-        results = ask.examine(model, window=compose.limits(here).context_tokens, told=tell)
+        window = compose.limits(here).in_window(model.window).context_tokens
+        results = ask.examine(model, window=window, told=tell)
         if as_json:
-            terminal.data(ask.record(model, results))
+            terminal.data({**ask.record(model, results), "lacking": list(model.lacking)})
         else:
             terminal.line(ask.summary(results))
+            for words in model.lacking:
+                terminal.line(f"note: {words}")
     return ask.sane(results)
 
 

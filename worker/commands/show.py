@@ -82,7 +82,12 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "calls": run.calls,
         "cost_usd": float(run.usd),
         "cost_usd_low": float(run.usd_low),
-        "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
+        "usage": {
+            "prompt": run.prompt_tokens,
+            "cached": run.cached_tokens,
+            "cache_untold": run.cache_untold_tokens,
+            "completion": run.completion_tokens,
+        },
         "branch": run.branch,
         "pull_request_url": pull_request.url if pull_request and pull_request.run_id == run.id else None,
         "attempts": [attempts[token] for token in sorted(attempts)],
@@ -109,7 +114,8 @@ def lines(data: dict[str, Any]) -> list[str]:
     """The same for people."""
     state = " ".join(filter(None, (data["state"], data["outcome"])))
     usage = data["usage"]
-    tokens = f"{usage['prompt']} tokens in ({usage['cached']} cached), {usage['completion']} out"
+    untold = f", of {usage['cache_untold']} it was not told" if usage["cache_untold"] else ""
+    tokens = f"{usage['prompt']} tokens in ({usage['cached']} cached{untold}), {usage['completion']} out"
     shown = [
         f"{data['run_id']}  {data['repository']}#{data['issue_number']}  {state}",
         *([f"reason    {data['reason']}"] if data["reason"] else []),

@@ -172,7 +172,12 @@ def _result(store: Store, run_id: Any, spec: str, checks: list[Check]) -> dict[s
         "tests_before": evidence.get("before_with_new_tests", evidence.get("before")),
         "tests_after": evidence.get("after"),
         "steps": steps,
-        "usage": {"prompt": run.prompt_tokens, "cached": run.cached_tokens, "completion": run.completion_tokens},
+        "usage": {
+            "prompt": run.prompt_tokens,
+            "cached": run.cached_tokens,
+            "cache_untold": run.cache_untold_tokens,
+            "completion": run.completion_tokens,
+        },
         "cost_usd": float(run.usd),
         "cost_usd_low": float(run.usd_low),
         "model": run.model,
@@ -196,7 +201,9 @@ def _show(r: dict[str, Any]) -> None:
     terminal.line(f"branch        {r['branch']}")
     terminal.line(f"tests         before: {r['tests_before']}   after: {r['tests_after']}   (run by the service)")
     terminal.line(f"steps         {r['steps']}")
-    terminal.line(f"tokens        {usage['prompt']} in, {usage['cached']} of them cached, {usage['completion']} out")
+    untold = f" (of {usage['cache_untold']} it was not told)" if usage["cache_untold"] else ""
+    cached = f"{usage['cached']} of them cached{untold}"
+    terminal.line(f"tokens        {usage['prompt']} in, {cached}, {usage['completion']} out")
     terminal.line(f"{word:<13} {money.usd(r['cost_usd_low'], r['cost_usd'])}")
     for check in r["checks"]:
         terminal.line(f"{'checked' if check.holds else 'NOT TRUE':<13} {check.what}")

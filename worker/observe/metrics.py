@@ -129,7 +129,8 @@ class Metrics:
             self._repairs.labels(model, kind).inc()
 
     def spent(self, model: str, repository: str, usage: Usage, usd: float) -> None:
-        self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached)
+        self._tokens.labels(model, repository, "prompt_uncached").inc(usage.prompt - usage.cached - usage.cache_untold)
+        self._tokens.labels(model, repository, "prompt_cache_untold").inc(usage.cache_untold)
         self._tokens.labels(model, repository, "cached").inc(usage.cached)
         self._tokens.labels(model, repository, "completion").inc(usage.completion)
         self._cost.add(model, repository, usd)

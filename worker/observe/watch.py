@@ -52,6 +52,7 @@ class Watch:
             seconds,
             prompt_tokens=usage.prompt,
             cached_tokens=usage.cached,
+            cache_untold_tokens=usage.cache_untold,
             completion_tokens=usage.completion,
         )
 

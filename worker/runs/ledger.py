@@ -23,6 +23,16 @@ from worker.store.text import clean
 MICRO = Decimal("0.000001")
 
 
+def usage(run: Run) -> types.Usage:
+    """What a run's calls took together."""
+    return types.Usage(
+        prompt=run.prompt_tokens,
+        cached=run.cached_tokens,
+        cache_untold=run.cache_untold_tokens,
+        completion=run.completion_tokens,
+    )
+
+
 def usd(value: float) -> Decimal:
     """USD to the ledger's resolution of a millionth."""
     return Decimal(repr(value)).quantize(MICRO)
@@ -56,6 +66,7 @@ def book(
         calls=Run.calls + 1,
         prompt_tokens=Run.prompt_tokens + usage.prompt,
         cached_tokens=Run.cached_tokens + usage.cached,
+        cache_untold_tokens=Run.cache_untold_tokens + usage.cache_untold,
         completion_tokens=Run.completion_tokens + usage.completion,
         usd=Run.usd + amount,
         usd_low=Run.usd_low + low,
@@ -69,6 +80,7 @@ def book(
             model=clean(model),
             prompt_tokens=usage.prompt,
             cached_tokens=usage.cached,
+            cache_untold_tokens=usage.cache_untold,
             completion_tokens=usage.completion,
             usd=amount,
             usd_low=low,

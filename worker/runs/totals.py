@@ -19,7 +19,8 @@ from worker.store.money import SpendDay
 from worker.store.room import today
 
 KEY = tuple(SpendDay.__table__.primary_key)
-SUMS = ("calls", "prompt_tokens", "cached_tokens", "completion_tokens", "usd", "usd_low", "seconds", "gpu_seconds")
+TOKENS = ("prompt_tokens", "cached_tokens", "cache_untold_tokens", "completion_tokens")
+SUMS = ("calls", *TOKENS, "usd", "usd_low", "seconds", "gpu_seconds")
 
 
 def add(
@@ -45,6 +46,7 @@ def add(
         "calls": literal(1),
         "prompt_tokens": literal(usage.prompt),
         "cached_tokens": literal(usage.cached),
+        "cache_untold_tokens": literal(usage.cache_untold),
         "completion_tokens": literal(usage.completion),
         "usd": literal(amount),
         "usd_low": literal(low),
@@ -85,13 +87,13 @@ def differences(session: Session, *, since: dt.date | None = None) -> list[str]:
         select(
             *keys,
             func.count(),
-            *(func.sum(getattr(Spend, name)) for name in SUMS[1:5]),
+            *(func.sum(getattr(Spend, name)) for name in (*TOKENS, "usd")),
             func.sum(func.coalesce(Spend.usd_low, Spend.usd)),
         )
         .join(Run, Run.id == Spend.run_id)
         .group_by(*keys)
     )
-    kept = select(*KEY, *(getattr(SpendDay, name) for name in SUMS[:6]))
+    kept = select(*KEY, *(getattr(SpendDay, name) for name in ("calls", *TOKENS, "usd", "usd_low")))
     if since is not None:
         rows, kept = rows.where(day >= since), kept.where(SpendDay.day >= since)
     in_rows, in_totals = ({tuple(row[:7]): tuple(row[7:]) for row in session.execute(query)} for query in (rows, kept))

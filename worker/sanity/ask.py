@@ -10,6 +10,7 @@ from enum import StrEnum
 from threading import Event
 from typing import Any
 
+from agent.errors import LimitsExceeded
 from agent.protocols import CallsForced, Conversation, Model
 from agent.types import AssistantMessage, Completion, Sampling, ToolMessage, Usage, UserMessage
 from worker.errors import ModelRejected, ScriptMismatch
@@ -91,7 +92,7 @@ def ask(model: Model, question: Question, *, window: int) -> Result:
                 return Result(name=question.name, verdict=Verdict.NOT_AVAILABLE, why=why)
             exchange = _Exchange(conversation, question)
             why = _judge(exchange, model, window)
-    except (_Wrong, ModelRejected, ScriptMismatch) as error:
+    except (_Wrong, LimitsExceeded, ModelRejected, ScriptMismatch) as error:
         why = str(error)
     verdict = Verdict.FAILED if why else Verdict.PASSED
     if exchange is None:

@@ -78,7 +78,8 @@ class Solver:
         `layer` is what the repository's set-up made; `starting` sees the agent before its first call, for a journal
         that wants to describe it; `progress` says where to go on, of a trajectory with the opening that it is given.
         """
-        begin = progress(opening(task, self.limits))
+        limits = self.limits.in_window(self.model.window)
+        begin = progress(opening(task, limits))
         session = self.sandbox.open(spec(git_dir, task.base_commit, self.sandbox_limits, layer))
         try:
             agent = Agent(
@@ -86,7 +87,7 @@ class Solver:
                 session=session,
                 journal=journal,
                 task=task,
-                limits=self.limits,
+                limits=limits,
                 price=self.price,
                 sampling=self.sampling,
                 cancel=cancel,

@@ -12,7 +12,6 @@ from uuid import UUID
 
 from agent.evidence import Verdict
 from agent.outcome import Evidence, Outcome, Patch
-from agent.types import Usage
 from worker import logs
 from worker.errors import (
     ForgeRefused,
@@ -60,9 +59,8 @@ class Result:
     @property
     def footer(self) -> str:
         run = self.run
-        usage = Usage(prompt=run.prompt_tokens, cached=run.cached_tokens, completion=run.completion_tokens)
         return texts.accounting(
-            usage,
+            ledger.usage(run),
             (run.usd_low, run.usd),
             calls=run.calls,
             model=run.model or "none",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.resume import Progress
-from agent.types import Step, Usage, Used
+from agent.types import Step, Used
 from worker.errors import LeaseLost
 from worker.runs import attempts, ledger, states
 from worker.runs.states import Lease
@@ -45,8 +45,7 @@ class Resumption:
             rows = trajectories.steps(session, run_id)
             calls = trajectories.call_count(session, run_id)
             before = trajectories.recorded_with(session, run_id)
-        usage = Usage(prompt=run.prompt_tokens, cached=run.cached_tokens, completion=run.completion_tokens)
-        spent = Used(usage=usage, usd=float(run.usd))
+        spent = Used(usage=ledger.usage(run), usd=float(run.usd))
         steps = [step for step in map(ledger.stored_step, rows) if step is not None]
         why = self._unusable(steps, len(rows), before, opening) if rows else None
         if steps and why is None:

@@ -56,6 +56,15 @@ def paused(pause: Pause) -> str:
     return f"Paused{what} by {inline(pause.requested_by, 100)}" + (f": {inline(pause.reason)}" if pause.reason else "")
 
 
+def cached(usage: Usage) -> str:
+    """What of a prompt came from a cache, where that is known."""
+    if not usage.cache_untold:
+        return f"of which {usage.cached:,} cached"
+    if usage.cache_untold == usage.prompt:
+        return "how many of them cached was not told"
+    return f"of which {usage.cached:,} cached, and of {usage.cache_untold:,} it was not told"
+
+
 def accounting(
     usage: Usage, cost: tuple[Decimal, Decimal], *, calls: int, model: str, tokenizer: str, isolation: str
 ) -> str:
@@ -63,7 +72,7 @@ def accounting(
     word = "would cost" if "no language model ran" in model else "cost"
     counted = "; token counts approximate" if "approximate" in tokenizer else ""
     return (
-        f"<sub>Model: {model}. Calls: {calls}. Tokens: {usage.prompt:,} in (of which {usage.cached:,} cached), "
+        f"<sub>Model: {model}. Calls: {calls}. Tokens: {usage.prompt:,} in ({cached(usage)}), "
         f"{usage.completion:,} out{counted}; {word} {money.usd(*cost)}. Isolation: {isolation}.</sub>"
     )
 

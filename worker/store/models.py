@@ -173,6 +173,8 @@ class Run(Base):
     calls: Mapped[int] = mapped_column(server_default="0")
     prompt_tokens: Mapped[int] = mapped_column(server_default="0")
     cached_tokens: Mapped[int] = mapped_column(server_default="0")
+    #: Of `prompt_tokens`, beside the cached ones: those of which their server doesn't tell whether they were.
+    cache_untold_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int] = mapped_column(server_default="0")
     usd: Mapped[Decimal] = mapped_column(server_default="0")
     usd_low: Mapped[Decimal] = mapped_column(server_default="0")  #: what it cost at least
@@ -233,6 +235,7 @@ class Spend(Base):
     model: Mapped[str]
     prompt_tokens: Mapped[int]
     cached_tokens: Mapped[int]
+    cache_untold_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int]
     usd: Mapped[Decimal]
     usd_low: Mapped[Decimal | None]  #: what it cost at least; null in rows from before this was kept

@@ -126,6 +126,7 @@ class SpendDay(Base):
     calls: Mapped[int]
     prompt_tokens: Mapped[int]
     cached_tokens: Mapped[int]
+    cache_untold_tokens: Mapped[int] = mapped_column(server_default="0")
     completion_tokens: Mapped[int]
     usd: Mapped[Decimal]
     usd_low: Mapped[Decimal]

@@ -79,6 +79,14 @@ class EngineModel:
         return self.engine.alive
 
     @property
+    def window(self) -> int:
+        return self.engine.facts.max_model_len
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def repairs(self) -> tuple[int, Counter[str]]:
         """Answers so far, and how often each kind of repair was needed."""
         with self._lock:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -17,6 +17,10 @@ EXAMPLES = "scripted:worker/demo/script.json, vllm:/models/devstral, or openai:h
 
 class OpenedModel(Model, Protocol):
     """A model that its opener closes."""
+
+    @property
+    def lacking(self) -> Sequence[str]:
+        """What its server was seen not to give so far, and what comes of it, for people."""
 
     def close(self) -> None: ...
 

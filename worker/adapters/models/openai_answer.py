@@ -63,7 +63,7 @@ class Answer:
             code = failed.get("code") if isinstance(failed, dict) else None
             text = failed.get("message") if isinstance(failed, dict) else None
             raise BrokenAnswer(str(text or failed), status=code if isinstance(code, int) else None)
-        self.usage = usage_of(data.get("usage")) or self.usage
+        self.usage = usage_of(data) or self.usage
         for choice in data.get("choices") or ():
             self._choice(choice)
 
@@ -99,13 +99,22 @@ class Answer:
         function = function if isinstance(function, dict) else {}
         given, name = str(delta.get("id") or ""), str(function.get("name") or "")
         slot = self._slots.get(index)
-        # Some servers send several calls under one index: another id with another name starts a call of its own.
-        if new or slot is None or (name and given and slot["id"] and given != slot["id"]):
+        arguments = function.get("arguments")
+        # Some servers send several calls under one index, or under one id: what names a tool starts a call of its own
+        # where the id is another one, or where the arguments so far are whole and these are more.
+        another = given and slot and slot["id"] and given != slot["id"]
+        if new or slot is None or (name and (another or (arguments and _is_object(slot["arguments"])))):
             slot = self._slots[index] = {"id": given, "name": name, "arguments": ""}
             self._calls.append(slot)
         slot["id"], slot["name"] = slot["id"] or given, slot["name"] or name
-        arguments = function.get("arguments")
         slot["arguments"] += arguments if isinstance(arguments, str) else json.dumps(arguments) if arguments else ""
+
+
+def _is_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _text(content: Any) -> str:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import json
 import math
 import random
-import re
 import ssl
 import threading
 import time
@@ -25,11 +25,14 @@ import openai
 from pydantic import SecretStr
 
 from agent.types import Frozen
+from worker.adapters.models import dialects
 from worker.adapters.models.openai_answer import Answer, BrokenAnswer
+from worker.adapters.models.openai_seen import Seen
 from worker.errors import ModelRejected, ModelUnavailable
 
 _RETRIED = frozenset({408, 409, 429})
-_REFUSALS = frozenset({400, 404, 405, 415, 422, 501})  # of a server that can't stream
+_REFUSALS = frozenset({400, 404, 405, 415, 422, 501})  # of a request as it is
+_CARD_SECONDS = 5.0  # for a server's list of models
 _TICK = 0.05  # seconds between looks at `cancel` while a call is in flight
 _SHOWN = 600  # characters of a server's message
 
@@ -52,6 +55,14 @@ class Aborted(Exception):
         self.answer = answer
 
 
+class TooLong(ModelRejected):
+    """The server says that the prompt, or the prompt and the answer asked for, is longer than its window."""
+
+
+class _Otherwise(Exception):
+    """The server refused the request's form, not the request: now it is known how it takes it."""
+
+
 class _Again(Exception):
     """Worth another try after `wait` seconds, if any is left."""
 
@@ -67,25 +78,28 @@ class ChatClient:
         self._url = url
         self._key = api_key
         self._policy = policy
+        self.seen = Seen()
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._client: openai.AsyncOpenAI | None = None
-        self._streams = True  # until the server refuses
         self._closed = False
 
     def complete(self, request: dict[str, Any], *, deadline: float, cancel: Event) -> Answer:
         """Send `request` and return the whole answer.
 
         Raises Aborted; ModelUnavailable when the server can't be reached, breaks off, or is busy or failing after
-        the retries; ModelRejected with the server's own words when it refuses the request.
+        the retries; TooLong, or another ModelRejected, with the server's own words when it refuses the request.
         """
+        asked = {**request, "stream": True, "stream_options": {"include_usage": True}}
         answer: Answer | None = None
         failures = 0
         while not cancel.is_set() and time.monotonic() < deadline:
             answer = Answer()
             try:
-                self._attempt(request, answer, deadline=deadline, cancel=cancel)
+                self._attempt(self.seen.request(asked), answer, deadline=deadline, cancel=cancel)
+            except _Otherwise:  # each field once: it ends
+                continue
             except _Again as failure:
                 failures += 1
                 if failures > self._policy.retries:
@@ -93,8 +107,30 @@ class ChatClient:
                     raise ModelUnavailable(f"model server {self._url}: {failure} ({tries})") from failure.__cause__
                 cancel.wait(min(self._wait(failures, failure.wait), max(0.0, deadline - time.monotonic())))
             else:
+                self.seen.answered(answer.usage)
                 return answer
         raise Aborted(answer)
+
+    def look(self, name: str) -> None:
+        """Ask the server's list of models about this one. One that has no list, or does not answer in time, tells
+        nothing; ModelUnavailable when nobody is there after the retries."""
+        for failures in range(1, self._policy.retries + 2):
+            loop, client = self._start()
+            future = asyncio.run_coroutine_threadsafe(_models(client), loop)
+            try:
+                self.seen.listed(dialects.card(json.loads(future.result(2 * _CARD_SECONDS)), name))
+            except (openai.APIStatusError, ValueError, RecursionError, NotYet, CancelledError):
+                future.cancel()
+            except openai.APIConnectionError as error:
+                cause = error.__cause__ or error
+                if isinstance(cause, httpx2.TimeoutException) and not isinstance(cause, httpx2.ConnectTimeout):
+                    return
+                if failures > self._policy.retries:
+                    reason = f"no connection ({self._shorten(str(cause))})"
+                    raise ModelUnavailable(f"model server {self._url}: {reason}") from error
+                time.sleep(self._wait(failures, None))
+                continue
+            return
 
     def close(self) -> None:
         """End the connections and the thread; calls in flight fail. More calls raise ModelUnavailable."""
@@ -111,8 +147,7 @@ class ChatClient:
 
     def _attempt(self, request: dict[str, Any], answer: Answer, *, deadline: float, cancel: Event) -> None:
         loop, client = self._start()
-        streamed = self._streams
-        future = asyncio.run_coroutine_threadsafe(_send(client, request, answer, streamed=streamed), loop)
+        future = asyncio.run_coroutine_threadsafe(_send(client, request, answer), loop)
         try:
             _wait_for(future, deadline=deadline, cancel=cancel)
         except Aborted:
@@ -120,11 +155,12 @@ class ChatClient:
         except CancelledError:
             raise ModelUnavailable(f"model server {self._url}: the connection was closed on our side") from None
         except BrokenAnswer as error:
+            self._check_length(str(error))
             if error.status is not None and 400 <= error.status < 500 and error.status not in _RETRIED:
                 raise ModelRejected(self._words(str(error))) from error
             raise _Again(self._shorten(str(error))) from error
         except openai.APIStatusError as error:
-            self._translate(error, streamed=streamed)
+            self._translate(error, request)
         except (openai.APITimeoutError, httpx2.TimeoutException) as error:
             cause = error.__cause__ or error
             if isinstance(cause, httpx2.ConnectTimeout):
@@ -167,16 +203,28 @@ class ChatClient:
         client.organization = client.project = client.admin_api_key = None
         return client
 
-    def _translate(self, error: openai.APIStatusError, *, streamed: bool) -> None:
-        status, words = error.status_code, _server_words(error)
-        if streamed and status in _REFUSALS and re.search(r"\bstream", words, re.IGNORECASE):
-            self._streams = False  # for every later call too
-            raise _Again(self._shorten(f"it refused to stream: {words}"), wait=0.0) from error
+    def _translate(self, error: openai.APIStatusError, request: dict[str, Any]) -> None:
+        status, words = error.status_code, dialects.words(error.body) or error.message
+        self._check_length(words)
+        if status in _REFUSALS:
+            fields = [field for field in dialects.unwanted(error.body, words) if field.name in request]
+            if fields:
+                self.seen.refuses(fields)
+                raise _Otherwise from error
         if status in _RETRIED or status >= 500:
             raise _Again(f"HTTP {status}: {self._shorten(words)}", wait=_retry_after(error.response)) from error
         if 300 <= status < 400:
             words = f"a redirect to {error.response.headers.get('location')}, which is not followed"
         raise ModelRejected(f"{self._words(words)} (HTTP {status})") from error
+
+    def _check_length(self, words: str) -> None:
+        """TooLong, and the window is known from now on, where that is what these words say."""
+        window = dialects.too_long(words)
+        if window is None:
+            return
+        if window:
+            self.seen.window_is(window)
+        raise TooLong(self._words(words))
 
     def _wait(self, failures: int, asked: float | None) -> float:
         longest = self._policy.longest_wait_seconds
@@ -214,9 +262,13 @@ def _wait_for(future: Future[None], *, deadline: float, cancel: Event) -> None:
                 raise Aborted(None) from None
 
 
-async def _send(client: openai.AsyncOpenAI, request: dict[str, Any], answer: Answer, *, streamed: bool) -> None:
-    extra: dict[str, Any] = {"stream": True, "stream_options": {"include_usage": True}} if streamed else {}
-    async with client.chat.completions.with_streaming_response.create(**request, **extra) as response:
+async def _models(client: openai.AsyncOpenAI) -> str:
+    response = await client.models.with_raw_response.list(timeout=_CARD_SECONDS)
+    return response.http_response.text
+
+
+async def _send(client: openai.AsyncOpenAI, request: dict[str, Any], answer: Answer) -> None:
+    async with client.chat.completions.with_streaming_response.create(**request) as response:
         if "text/event-stream" not in response.headers.get("content-type", ""):
             answer.body(await response.read())
             answer.done = True
@@ -238,15 +290,6 @@ async def _shut_down(client: openai.AsyncOpenAI) -> None:
         task.cancel()
     await asyncio.gather(*others, return_exceptions=True)
     await client.close()
-
-
-def _server_words(error: openai.APIStatusError) -> str:
-    """The server's own message, wherever its dialect puts it."""
-    body = error.body
-    for key in ("message", "detail", "error"):
-        if isinstance(body, dict) and body.get(key):
-            return str(body[key])
-    return str(body or error.message)
 
 
 def _retry_after(response: httpx2.Response) -> float | None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from agent.types import AssistantMessage, Message, ToolMessage, ToolSpec, Usage
 from agent.wire import wire_arguments, wire_content
+from worker.adapters.models.dialects import cached_tokens
 
 Finish = Literal["stop", "tool_calls", "length", "abort"]
 
@@ -100,14 +101,14 @@ def finish_reason(given: str | None, *, calls: bool) -> Finish:
     return "tool_calls" if calls else "stop"
 
 
-def usage_of(data: Any) -> Usage | None:
-    """A server's usage; None when it has none that can be used. Cached tokens it doesn't name are 0."""
+def usage_of(body: Mapping[str, Any]) -> Usage | None:
+    """The usage in an answer's body; None when it has none that can be used."""
+    data = body.get("usage")
     if not isinstance(data, dict):
         return None
     prompt, completion = data.get("prompt_tokens"), data.get("completion_tokens")
     if not isinstance(prompt, int) or prompt <= 0 or not isinstance(completion, int | None):
         return None
-    details = data.get("prompt_tokens_details")
-    cached = details.get("cached_tokens") if isinstance(details, dict) else None
-    cached = cached if isinstance(cached, int) else 0
-    return Usage(prompt=prompt, cached=min(max(cached, 0), prompt), completion=max(completion or 0, 0))
+    cached = cached_tokens(body)
+    known = {"cache_untold": prompt} if cached is None else {"cached": min(cached, prompt)}
+    return Usage(prompt=prompt, completion=max(completion or 0, 0), **known)

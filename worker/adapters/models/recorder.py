@@ -66,6 +66,10 @@ class ScriptRecorder:
     def alive(self) -> bool:
         return self._model.alive
 
+    @property
+    def window(self) -> int | None:
+        return self._model.window
+
     def open(self, system: str, tools: Sequence[ToolSpec]) -> Conversation:
         """Raises ScriptMismatch for a second conversation: a script holds one."""
         if self._hashes is not None:

@@ -62,6 +62,14 @@ class ScriptedModel:
         return True
 
     @property
+    def window(self) -> None:
+        """A script has none."""
+
+    @property
+    def lacking(self) -> tuple[str, ...]:
+        return ()
+
+    @property
     def finished(self) -> bool:
         """At least one conversation was opened, and every one that was has played the whole script."""
         with self._lock:
