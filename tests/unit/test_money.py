@@ -28,3 +28,9 @@ def test_a_footer_shows_the_range():
     about = {"calls": 2, "model": "m", "tokenizer": "t", "isolation": "strict"}
     footer = texts.accounting(Usage(prompt=1000, cached=970), (Decimal("0.0006"), Decimal("0.0103")), **about)
     assert "; cost $0.0006 to $0.0103." in footer
+
+
+def test_a_footer_names_every_model_that_was_paid():
+    about = {"model": "vllm:b", "tokenizer": "t", "isolation": "strict"}
+    footer = texts.accounting(Usage(prompt=1), (Decimal(0), Decimal(0)), calls=9, **about, others={"vllm:a": 3})
+    assert "Model: vllm:b. Calls: 9, of these 3 by vllm:a. Tokens:" in footer
