@@ -16,7 +16,7 @@ from agent.hygiene import printable
 from worker import exits, readiness, terminal
 from worker.errors import Permanent, ServiceError
 from worker.servers import running_servers
-from worker.settings import Settings
+from worker.settings import PROFILE, Settings
 from worker.table import aligned
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one array of a list.")
@@ -168,6 +168,15 @@ class Duration(click.ParamType[timedelta]):
             self.fail(f"{value!r} is no duration, such as 90s, 30m or 2h", param, ctx)
         unit = {"s": "seconds", "m": "minutes", "h": "hours", None: "seconds"}[found[2]]
         return timedelta(**{unit: int(found[1] or 0)})
+
+
+class Profile(click.ParamType[str]):
+    name = "profile"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(PROFILE, str(value), re.ASCII) is None:
+            self.fail(f"{value!r} is no profile's name, such as small-24b", param, ctx)
+        return str(value)
 
 
 class Repository(click.ParamType[str]):

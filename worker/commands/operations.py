@@ -17,6 +17,7 @@ from worker.commands.base import (
     BY,
     Duration,
     NotDone,
+    Profile,
     Repository,
     brief,
     in_transaction,
@@ -79,7 +80,7 @@ def _state(seen: Any) -> str:
 
 @click.command(epilog="Example: devstral-fix drain --profile small-24b --within 30m --then restart --wait")
 @click.argument("worker", required=False)
-@click.option("--profile", default=None, help="All gpu workers of this profile, in place of WORKER.")
+@click.option("--profile", type=Profile(), default=None, help="All gpu workers of this profile, in place of WORKER.")
 @click.option("--all", "every", is_flag=True, help="Every worker whose name begins so, such as all of a host.")
 @click.option(
     "--within",

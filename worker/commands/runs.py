@@ -8,7 +8,7 @@ from uuid import UUID
 import click
 
 from worker import money, terminal
-from worker.commands.base import AS_JSON, BY, brief, in_transaction, send, show_done, show_list
+from worker.commands.base import AS_JSON, BY, Profile, brief, in_transaction, send, show_done, show_list
 
 
 @click.group(epilog="Example: devstral-fix runs list")
@@ -81,8 +81,10 @@ def cancel_run(run_id: UUID, by: str, *, as_json: bool) -> None:
 
 @runs.command("move", epilog="Example: devstral-fix runs move --from-profile small-24b --to-profile large-123b")
 @click.argument("run_ids", metavar="[RUN_ID]...", nargs=-1, type=click.UUID)
-@click.option("--from-profile", required=True, help="Whose queued runs are moved: all, or those that are named.")
-@click.option("--to-profile", required=True, help="Whose workers shall take them.")
+@click.option(
+    "--from-profile", type=Profile(), required=True, help="Whose queued runs are moved: all, or those that are named."
+)
+@click.option("--to-profile", type=Profile(), required=True, help="Whose workers shall take them.")
 @AS_JSON
 def move_runs(run_ids: tuple[UUID, ...], from_profile: str, to_profile: str, *, as_json: bool) -> None:
     """Queue runs for another profile, at the same place in the order of their priority and age.
