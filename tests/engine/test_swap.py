@@ -71,6 +71,9 @@ def test_a_swap_of_the_weights_loses_no_run_and_doubles_nothing(service: Service
     assert any(run.state is RunState.QUEUED and run.calls for run in handed_back), "one was under way"
     assert all((run.attempt, run.lease_owner) == (0, None) for run in handed_back)
 
+    service.settings["LIMITS"] = (
+        '{"steps": 1, "context_tokens": 3000}'  # noise ends by limits alone: here after seconds
+    )
     replace_weights(model)
     assert revision(model) != revision(tiny_model)
     with service.worker("gpu", "second", starting=lambda: until(ready, seconds=STARTED)) as process:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
 
 from tests.factories import gpu_worker, queue_run
+from tests.worker_processes import wait_until
 from worker.errors import Paused
 from worker.heartbeat import Heartbeat
 from worker.presence import Presence
 from worker.runs import draining, moving, states, workforce
 from worker.stages.journal import LeasedJournal
+from worker.store import lanes
 from worker.store.lanes import Lane
 from worker.store.models import Run, RunState
 from worker.store.operations import Then, WorkerProcess
@@ -211,6 +214,28 @@ def test_queued_runs_move_to_another_profile_with_their_place_in_the_order(store
         claimed = [states.claim_next(session, profile="big", owner="w", seconds=60) for _ in range(2)]
         assert [one.run_id for one in claimed if one] == runs[1:]
         assert moving.move(session, from_profile=PROFILE, to_profile="big").in_vain is None
+
+
+def test_a_move_waits_for_claims_and_they_for_it(store):
+    """A claim that has chosen a run of the old profile would take it all the same."""
+    with store.transaction() as session:
+        run_id = queue_run(session)
+
+    def move() -> int:
+        with store.transaction() as session:
+            return moving.move(session, from_profile=PROFILE, to_profile="big").count
+
+    waiting = text("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted")
+    with ThreadPoolExecutor(1) as pool:
+        with store.transaction() as session:
+            lanes.take_turns(session)
+            moved = pool.submit(move)
+            wait_until(lambda: moved.done() or session.scalar(waiting))
+            lease = states.claim_next(session, profile=PROFILE, owner="w", seconds=60)
+        assert moved.result(30) == 0
+    assert lease is not None
+    with store.transaction() as session:
+        assert session.get_one(Run, run_id).profile == PROFILE
 
 
 def test_a_named_run_that_is_not_there_moves_nothing(store):
