@@ -99,6 +99,9 @@ lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and pa
 	$${compile/--universal/--python-platform x86_64-manylinux_2_28} pyproject.toml --extra embedded --group engine-cpu \
 		--constraint .venv/engine-constraints.txt --override requirements/engine-cpu.overrides \
 		--output-file requirements/engine-cpu.txt; \
+	$${compile/--universal --python-version 3.11/--python-platform x86_64-manylinux_2_36 --python-version 3.12} \
+		pyproject.toml --extra tracing --group engine-gpu --constraint .venv/engine-constraints.txt \
+		--override requirements/engine-gpu.overrides --output-file requirements/engine-gpu.txt; \
 	$$compile --group node --output-file requirements/node.txt; \
 	npm install --package-lock-only --loglevel=error
 

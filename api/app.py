@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from api import views, webhooks
-from worker import logs, queue, wakes
+from worker import logs, queue, readiness, wakes
 from worker.errors import Transient
 from worker.observe import Tracing
 from worker.observe.exposition import exposed
@@ -127,6 +127,7 @@ def build(settings: Settings) -> FastAPI:
         await run_in_threadpool(store.warm, THREADS)
         gc.freeze()  # what was imported lives for ever; the collector need not look at it again
         with exposed(registry, settings.metrics_listen):
+            readiness.ready()
             yield
         tracing.close()
         publisher.close()

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sqlalchemy.orm import Session
 
-from worker.runs import requests
+from worker.runs import requests, workforce
 from worker.runs.priorities import Priority
 from worker.runs.requests import IssueRequest
 
@@ -54,3 +54,12 @@ def queue_run(
     )
     assert created
     return run_id
+
+
+def gpu_worker(session: Session, name: str = "host:1", *, profile: str = "small-24b", ready: bool = True) -> str:
+    """The row of a worker that takes the runs of a profile."""
+    about = {"role": "gpu", "queues": [f"gpu.{profile}"], "slots": 2, "isolation": "basic", "version": "1"}
+    workforce.register(session, name, profile=profile, **about, lease_seconds=60)
+    if ready:
+        workforce.ready(session, name)
+    return name

@@ -26,6 +26,7 @@ class Reply:
     headers: dict[str, str] = field(default_factory=dict)
     chunks: list[Any] | None = None  # the stream's JSON data (or bytes, sent as they are), instead of our own
     hang: str | None = None  # "before" the headers or "after" the chunks: until the client goes away
+    after: threading.Event | None = None  # answered once it is set
     drop: bool = False  # cut the connection after the chunks, before the end
 
 
@@ -201,6 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             fake.hang(self.connection)
             self.close_connection = True
             return
+        if reply.after is not None:
+            reply.after.wait(60)
         usage = fake.usage(reply, body) if reply.status == 200 else None
         if reply.status != 200 or reply.body is not None:
             self._send_body(reply, reply.body)

@@ -66,6 +66,7 @@ class Facts:
     sandbox: str = "bwrap"  #: the backend that `levels` was tried with
     schema: tuple[str | None, str] | None = None
     pauses: tuple[Pause, ...] = ()
+    missing_workers: tuple[str, ...] = ()  #: those that failed, and profiles whose runs wait in vain
     disk_free: int | None = None
     data_writable: bool = True
     profile: str = "small-24b"
@@ -100,7 +101,15 @@ def judge(facts: Facts, wanted: Isolation) -> Report:
         *mounting(facts),
         git(facts),
     )
-    service = (*backends(facts), python(facts), node(facts), *services(facts), *paused(facts), disk(facts))
+    service = (
+        *backends(facts),
+        python(facts),
+        node(facts),
+        *services(facts),
+        *paused(facts),
+        *missing_workers(facts),
+        disk(facts),
+    )
     best = works[0] if works else None
     return Report(wanted, best, facts.sandbox, isolation, service, tuple(engine(facts)))
 
@@ -263,6 +272,11 @@ def paused(facts: Facts) -> Iterator[Finding]:
     for pause in facts.pauses:
         which = "" if pause.everything else f" --repository {pause.scope}"
         yield Finding("pause", Status.WARN, str(pause), f"devstral-fix resume{which}")
+
+
+def missing_workers(facts: Facts) -> Iterator[Finding]:
+    for words in facts.missing_workers:
+        yield Finding("workers", Status.WARN, words, "devstral-fix workers list; mend it and start the worker")
 
 
 def disk(facts: Facts) -> Finding:

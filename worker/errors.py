@@ -77,7 +77,7 @@ class DeadlinePassed(Transient):
 
 
 class Paused(Transient):
-    """People paused the service, or one repository; the work waits until they resume it."""
+    """People called the work back: the service, or its repository, is paused, or its worker drained."""
 
 
 class SettingsError(Permanent):

@@ -11,6 +11,7 @@ import tempfile
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from agent.protocols import Isolation
@@ -21,8 +22,7 @@ from worker.adapters.sandbox.probe import probe
 from worker.demo.node import node_command
 from worker.doctor import SYSCTLS, Facts
 from worker.errors import ServiceError, Transient
-from worker.runs import pausing
-from worker.runs.pausing import Pause
+from worker.runs import pausing, workforce
 from worker.settings import Settings
 from worker.store.session import Store
 
@@ -59,7 +59,7 @@ def examine(settings: Settings) -> Facts:
         services=services,
         details=details,
         schema=schema,
-        pauses=_pauses(settings, schema),
+        **_service(settings, schema),
         disk_free=_disk_free(place),
         data_writable=place is None or os.access(place, os.W_OK | os.X_OK),
         profile=settings.profile,
@@ -164,16 +164,18 @@ def _database(settings: Settings, services: dict[str, str | None]) -> tuple[str 
     return (None if row is None else str(row[0]), str(newest))
 
 
-def _pauses(settings: Settings, schema: tuple[str | None, str] | None) -> tuple[Pause, ...]:
-    """What is paused, where the database is of this release."""
+def _service(settings: Settings, schema: tuple[str | None, str] | None) -> dict[str, Any]:
+    """What is paused, and which workers are missing, where the database is of this release."""
     if schema is None or schema[0] != schema[1]:
-        return ()
+        return {}
     store = Store(settings.need("database_url"), pool_size=1)
     try:
         with store.transaction() as session:
-            return tuple(pausing.pauses(session))
+            failed = [f"{seen.name} ({seen.role}): {seen.failure}" for seen in workforce.seen(session) if seen.failure]
+            missing = (*failed, *workforce.waiting_in_vain(session))
+            return {"pauses": tuple(pausing.pauses(session)), "missing_workers": missing}
     except Transient:  # it went away since it was asked for its schema
-        return ()
+        return {}
     finally:
         store.close()
 

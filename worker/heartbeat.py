@@ -35,9 +35,9 @@ log = logging.getLogger(__name__)
 UNRESPONSIVE_SECONDS = 30.0  # from an interruption until work that did not come back is given up
 
 
-def owner_name() -> str:
-    """This process, for people who look at a lease."""
-    return f"{socket.gethostname()}:{os.getpid()}"
+def owner_name(pid: int | None = None) -> str:
+    """This process, or another of this host, for people who look at a lease."""
+    return f"{socket.gethostname()}:{os.getpid() if pid is None else pid}"
 
 
 class Heartbeat:

@@ -85,7 +85,7 @@ class Holding(Work):
         self.lease = lease
         self.until = until  #: by `own_clock`; renewed with every beat
         self.cancelled_by: str | None = None
-        self.call_back = False  #: to be given back at the end of its step: it is paused
+        self.call_back: str | None = None  #: why it is to be given back at the end of its step
 
     def lose(self, why: str) -> None:
         self.detail = why

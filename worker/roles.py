@@ -9,28 +9,24 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Literal
 
-from celery import Celery
-
 from agent.protocols import Model
 from agent.tokens import TokenCounter
-from worker import compose, queue, wakes
+from worker import compose, descendants, queue, readiness, wakes
 from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.models.history import open_history
-from worker.adapters.repos import GitRepositories
 from worker.engine_clock import EngineClock
 from worker.gated_sandbox import GatedSandbox
-from worker.gates import Admission, CommandGate, Gate, Measured, TokenGate
+from worker.gates import Admission, CommandGate, TokenGate
 from worker.heartbeat import Heartbeat, owner_name
-from worker.observe import Watch
 from worker.observe.exposition import exposed
 from worker.observe.load import EngineLoads, GateLoads
 from worker.paced import Paced
 from worker.periodic import Periodic
 from worker.presence import Presence
+from worker.process import Duty, Process, Runtime, UseCases, closes
 from worker.prune import PruneRows, PruneRunDirs
 from worker.queue import Publisher
 from worker.settings import Settings
@@ -47,48 +43,8 @@ from worker.store.session import Store
 from worker.sweep import Sweep
 
 Role = Literal["default", "cpu", "gpu"]
-UseCases = dict[str, Callable[..., None]]
-
 PRUNE_SECONDS = 3600.0
 STAND_IN_PERIODS = 3
-
-
-@dataclass(frozen=True, kw_only=True)
-class Runtime:
-    """What a worker process of one role executes, when it takes messages, and how it ends."""
-
-    app: Celery
-    send: Callable[[wakes.Wake], None]
-    use_cases: dict[str, Callable[..., None]]
-    queues: tuple[str, ...]
-    slots: int
-    doors: tuple[Gate, ...]  #: closed for good or for a time: what is asked for then is for other workers
-    gates: tuple[Measured, ...]  #: what runs out: room for trajectories, room for commands
-    greet: tuple[wakes.Wake, ...]  #: what it sends when messages begin to arrive: others may have been lost before
-    shutdown: Shutdown
-
-
-@dataclass(frozen=True, kw_only=True)
-class Process:
-    """What every role has."""
-
-    settings: Settings
-    store: Store
-    send: Callable[[wakes.Wake], None]
-    heartbeat: Heartbeat
-    shutdown: Shutdown
-    repositories: GitRepositories
-    watch: Watch
-    stack: ExitStack  #: closes what it opened, when the process ends
-
-
-@dataclass(frozen=True, kw_only=True)
-class Duty:
-    """What one role does."""
-
-    use_cases: UseCases
-    gates: tuple[Measured, ...] = ()
-    greet: tuple[wakes.Wake, ...] = ()
 
 
 def _default(process: Process) -> Duty:
@@ -146,6 +102,7 @@ def _gpu(process: Process) -> Duty:
     # An engine is up when this returns, so no permit is taken before; without it the worker has to be started anew.
     model = compose.make_model(settings, counter, on_death=process.shutdown.fail, watch=process.watch)
     process.stack.callback(model.close)
+    process.presence.opened(model.label)
     process.heartbeat.only_while(lambda: model.alive)
     if isinstance(model, EngineModel):
         _account(process, model)
@@ -162,7 +119,7 @@ def _gpu(process: Process) -> Duty:
         lease_seconds=settings.lease_seconds,
         stopping=process.shutdown.begun,
         admission=tokens,
-        gates=(commands,),
+        gates=(commands, process.presence),
         repository_slots=settings.repository_slots,
         days=compose.day_limits(settings),
         watch=process.watch,
@@ -236,8 +193,10 @@ def _place(settings: Settings, role: Role) -> tuple[tuple[str, ...], int]:
 
 @contextmanager
 def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
-    """Build a worker process of one role, and take it apart at the end."""
+    """Build a worker process of one role, and take it apart at the end. From the main thread; until messages are taken,
+    SIGTERM and SIGINT end the process at once."""
     with ExitStack() as stack:
+        stack.callback(descendants.end)  # of an engine that did not start, or did not end
         store = Store(settings.need("database_url"))
         stack.callback(store.close)
         watch = compose.make_watch(settings, role)
@@ -258,6 +217,7 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         tidy = PruneRunDirs(store=store, repositories=repositories)
         stack.callback(Periodic("prune_run_directories", tidy, seconds=PRUNE_SECONDS).close)
         queues, slots = _place(settings, role)
+        shutdown.while_starting()
         presence = Presence(
             store,
             owner_name(),
@@ -268,9 +228,13 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
             isolation=settings.isolation.value,
             version=version("devstral-fix"),
             lease_seconds=settings.lease_seconds,
+            idle=lambda: not heartbeat.held(),
+            end=shutdown.drained,
         )
-        stack.callback(presence.close)
+        shutdown.last_words(presence.close)
+        stack.push(closes(presence, shutdown))
         heartbeat.also(presence.touch)
+        presence.touch()  # it may have taken over what was asked of another
         duty = DUTIES[role](
             Process(
                 settings=settings,
@@ -280,12 +244,14 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
                 shutdown=shutdown,
                 repositories=repositories,
                 watch=watch,
+                presence=presence,
                 stack=stack,
             )
         )
         watch.metrics.registry.register(GateLoads(duty.gates))
         stack.enter_context(exposed(watch.metrics.registry, settings.metrics_listen))
         presence.ready()
+        readiness.ready()
         yield Runtime(
             app=app,
             use_cases=duty.use_cases,

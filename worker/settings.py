@@ -19,6 +19,7 @@ from worker.prices import of_profile
 
 PREFIX = "DEVSTRAL_FIX_"
 
+PROFILE = r"^[a-z0-9][a-z0-9.-]{0,40}$"
 ENGINE_SLOTS, SERVER_SLOTS = 64, 8
 
 SandboxBackend = Literal["bwrap", "container", "runsc"]
@@ -81,7 +82,7 @@ class Settings(BaseSettings):
     github_app_key_file: Path | None = None
     github_token: SecretStr | None = None
 
-    profile: str = Field(default="small-24b", pattern=r"^[a-z0-9][a-z0-9.-]{0,40}$")
+    profile: str = Field(default="small-24b", pattern=PROFILE)
     model: str | None = None
     model_api_key: SecretStr | None = None
     allow_remote_models: Annotated[tuple[str, ...], NoDecode] = Field(default=(), description="hosts, comma-separated")

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import logging
-import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable
 
+from worker import descendants, readiness
 from worker.errors import ServiceError
 from worker.exits import Exit
 from worker.heartbeat import Heartbeat
 from worker.holding import Holding, Interruption
 from worker.runs import states
 from worker.store.models import Run, RunState
+from worker.store.operations import Then
 from worker.store.session import Store
 
 log = logging.getLogger(__name__)
@@ -26,17 +27,23 @@ HAND_BACK_SECONDS = 4.0
 class Shutdown:
     """`begun` is set at the first request: take no more, end at the next step. After `grace` seconds, or at a second
     request, whatever is in flight is interrupted; a few seconds later the process ends with `status` all the same:
-    done, or failed where it was not people who asked."""
+    done, or failed where it was not people who asked; `why` says it then."""
 
     def __init__(self, store: Store, heartbeat: Heartbeat, *, grace: float, last: float = LAST_SECONDS) -> None:
         self.begun = threading.Event()
         self.status = Exit.DONE
+        self.why: str | None = None
         self._store = store
         self._heartbeat = heartbeat
         self._grace = grace
         self._last = last
         self._hurry = threading.Event()
         self._over = threading.Event()
+        self._last_words: Callable[[], None] = lambda: None
+
+    def last_words(self, action: Callable[[], None]) -> None:
+        """What is done by a process that ends without having been taken apart. It may hang, and may not raise."""
+        self._last_words = action
 
     def room(self) -> bool:
         """A gate: a process that ends takes no message."""
@@ -53,11 +60,34 @@ class Shutdown:
         self.begun.set()
         threading.Thread(target=self._run, name="shutdown", daemon=True).start()
 
+    def while_starting(self) -> None:
+        """From the main thread: until Celery takes SIGTERM and SIGINT over, they end the process at once. An engine
+        takes minutes to start, and the thread that waits for it can't be told to stop."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: self.abandon())
+
+    def abandon(self) -> None:
+        """End a process that holds nothing yet. May be called by a signal's handler, and again."""
+        if self.begun.is_set():
+            return
+        self.begun.set()
+        log.info("ended_while_starting")
+        threading.Thread(target=self._leave, name="shutdown", daemon=True).start()
+
     def fail(self, why: str) -> None:
         """What all work here needs is gone for good. The process ends as it does for people, what it holds goes back,
         and its status makes whoever supervises it start it again. From any thread; never blocks."""
         log.error("worker_failed", extra={"reason": why})
-        self.status = Exit.FAILED
+        self.status, self.why = Exit.FAILED, why
+        readiness.failed(why)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def drained(self, then: Then) -> None:
+        """People asked for the end, and wait for it; to start again is its supervisor's part. From any thread."""
+        if self.begun.is_set():
+            return
+        log.info("drained", extra={"then": then.value})
+        self.status = Exit.FAILED if then is Then.RESTART else Exit.DONE
         os.kill(os.getpid(), signal.SIGTERM)
 
     def done(self) -> None:
@@ -75,13 +105,19 @@ class Shutdown:
         if self._over.wait(self._last):
             return
         log.error("alarm_left_behind", extra={"stages": [work.stage for work in self._heartbeat.held()]})
-        threading.Timer(HAND_BACK_SECONDS, self._end).start()  # should the database hang, too
-        self.hand_back()
+        self._leave(self.hand_back)
+
+    def _leave(self, first: Callable[[], None] = lambda: None) -> None:
+        """Should the database hang, the process ends all the same."""
+        timer = threading.Timer(HAND_BACK_SECONDS, self._end)
+        timer.daemon = True
+        timer.start()
+        first()
+        self._last_words()
         self._end()
 
     def _end(self) -> None:
-        for child in multiprocessing.active_children():
-            child.kill()  # an engine's processes would keep their GPU memory
+        descendants.end()
         os._exit(self.status)
 
     def hand_back(self) -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,13 +19,14 @@ from typing import IO, Self
 
 from worker.errors import Permanent
 from worker.exits import Exit
+from worker.readiness import VARIABLE, Listener
 
 log = logging.getLogger(__name__)
 
 PARENT = "DEVSTRAL_FIX_PARENT_PID"
 PR_SET_PDEATHSIG = 1
-LIFE = 60.0  #: seconds after which a child counts as one that works
-REFUSALS = 5  #: ends in a row, each before LIFE, by which a child says that it can't run; with pauses some 15 seconds
+LIFE = 60.0  #: seconds after which a child that works is forgiven its earlier ends
+STARTS = 5  #: starts in a row that failed, however long each took; the pauses between them are some 8 seconds in all
 READY_SECONDS = 60.0
 
 
@@ -34,14 +36,18 @@ class NotStarted(Permanent):
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
-    """A child that was given up: it ended again and again for its settings, or for what it needs and can't have."""
+    """A child that was given up: its settings can't be used, or it did not start however often it was tried."""
 
     child: str
     exit: Exit
+    starts: int
+    why: str | None  #: in the child's own words
 
     def __str__(self) -> str:
-        why = "its settings can't be used" if self.exit is Exit.USAGE else "what it needs is missing or refuses"
-        return f"{self.child} ended {REFUSALS} times at once with exit status {self.exit.value} ({why}): see its log"
+        if self.exit is Exit.USAGE:
+            return f"{self.child} can't start: {self.why or 'its settings can not be used, see its log'}"
+        why = self.why or f"exit status {self.exit.value}, see its log"
+        return f"{self.child} was given up after {self.starts} starts that failed in a row: {why}"
 
 
 def die_with_parent() -> None:
@@ -64,13 +70,17 @@ class Child:
     env: Mapping[str, str] = field(default_factory=dict)  #: of its own, besides what all children get
     process: subprocess.Popen[bytes] | None = field(default=None, init=False)
     started: float = field(default=0.0, init=False)
+    ended: float | None = field(default=None, init=False)
     restarts: int = field(default=0, init=False)
-    refusals: int = field(default=0, init=False)
+    failed_starts: int = field(default=0, init=False)  #: in a row; a start is good once the child says that it works
+    over: bool = field(default=False, init=False)  #: it is not started again
+    heard: Listener | None = field(default=None, init=False)
 
 
 class Supervisor:
-    """Use as a context manager. A child that dies is started again after a pause that grows to half a minute; one that
-    keeps saying that it can't run is given up: `refused` holds it, and `gave_up` is called."""
+    """Use as a context manager. A child that dies is started again after a pause that grows to half a minute. One whose
+    settings are wrong, or that failed to start several times in a row, is given up: `refused` holds it, and `gave_up`
+    is called. `wanted` says whether one that ended well is to be started again, by its process id."""
 
     def __init__(
         self,
@@ -80,10 +90,12 @@ class Supervisor:
         cwd: Path,
         grace: float = 30.0,
         gave_up: Callable[[], None] = lambda: None,
+        wanted: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.children = list(children)
         self.refused: Refusal | None = None
         self._gave_up = gave_up
+        self._wanted = wanted
         self._failure: Exception | None = None
         self._env = {**env, PARENT: str(os.getpid())}
         self._cwd = cwd
@@ -118,10 +130,14 @@ class Supervisor:
         if child.log_file is not None:
             child.log_file.parent.mkdir(parents=True, exist_ok=True)
             output = child.log_file.open("ab")
+        if child.heard is None:
+            child.heard = Listener(self._sockets / child.name)
+        child.heard.forget()
+        child.ended = None
         try:
             child.process = subprocess.Popen(
                 [sys.executable, "-m", "worker.cli", *child.arguments],
-                env={**self._env, **child.env},
+                env={**self._env, **child.env, VARIABLE: str(child.heard.path)},
                 cwd=self._cwd,
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -134,6 +150,17 @@ class Supervisor:
         child.started = time.monotonic()
 
     def _run(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="devstral-fix-up-") as sockets:
+            self._sockets = Path(sockets)
+            try:
+                self._supervise()
+            finally:
+                for child in self.children:
+                    if child.heard is not None:
+                        child.heard.close()
+                        child.heard = None
+
+    def _supervise(self) -> None:
         try:
             for child in self.children:
                 self._start(child)
@@ -145,28 +172,46 @@ class Supervisor:
         self._ready.set()
         while not self._stop.wait(0.5):
             for child in self.children:
-                self._revive(child)
+                if not child.over:
+                    self._look(child)
         self._end()
 
-    def _revive(self, child: Child) -> None:
+    def _look(self, child: Child) -> None:
         assert child.process is not None
-        code = child.process.poll()
-        pause = min(30.0, 0.5 * 2.0**child.restarts)
+        assert child.heard is not None
+        code, now = child.process.poll(), time.monotonic()
+        child.heard.hear()
+        if child.heard.ready:
+            child.failed_starts = 0
         if code is None:
-            if time.monotonic() - child.started > LIFE:
-                child.restarts = child.refusals = 0
-        elif child.refusals >= REFUSALS:
+            if child.heard.ready and now - child.started > LIFE:
+                child.restarts = 0
             return
-        elif time.monotonic() - child.started >= pause:
+        if child.ended is None:
+            child.ended = now
+            self._judge(child, child.process.pid, code)
+        # One that worked was no hurry to start; one that did not shall not be tried without a pause.
+        since = child.started if child.heard.ready else child.ended
+        if not child.over and now - since >= min(30.0, 0.5 * 2.0**child.restarts):
             child.restarts += 1
-            child.refusals = child.refusals + 1 if code in (Exit.USAGE, Exit.UNAVAILABLE) else 0
-            if child.refusals >= REFUSALS:
-                self.refused = Refusal(child=child.name, exit=Exit(code))
-                log.error("child_given_up", extra={"child": child.name, "exit_status": code})
-                self._gave_up()
-                return
-            log.warning("child_restarted", extra={"child": child.name, "exit_status": code})
+            log.warning("child_restarted", extra={"child": child.name, "exit_status": code, "why": child.heard.why})
             self._start(child)
+
+    def _judge(self, child: Child, pid: int, code: int) -> None:
+        """It has ended: is it started again?"""
+        assert child.heard is not None
+        if code == Exit.DONE and not self._wanted(pid):
+            log.info("child_stays_ended", extra={"child": child.name})
+            child.over = True
+        if child.over or child.heard.ready:
+            return
+        child.failed_starts += 1
+        if code == Exit.USAGE or child.failed_starts >= STARTS:
+            child.over = True
+            known = Exit(code) if code in list(Exit) and code != Exit.DONE else Exit.FAILED
+            self.refused = Refusal(child=child.name, exit=known, starts=child.failed_starts, why=child.heard.why)
+            log.error("child_given_up", extra={"child": child.name, "exit_status": code, "why": child.heard.why})
+            self._gave_up()
 
     def _end(self) -> None:
         running = [c.process for c in self.children if c.process is not None and c.process.poll() is None]

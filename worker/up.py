@@ -8,17 +8,21 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 from worker import compose, logs, terminal
 from worker.adapters.embedded import Postgres, RedisServer
+from worker.errors import Transient
 from worker.exits import Exit
+from worker.heartbeat import owner_name
 from worker.listening import can_listen
 from worker.migrate import migrate
 from worker.observe.exposition import address
+from worker.runs import draining
 from worker.servers import Servers, announced
 from worker.settings import PREFIX, Settings
+from worker.store.session import Store
 from worker.supervisor import Child, Supervisor
 
 ROLES = ("default", "cpu", "gpu")
@@ -90,7 +94,9 @@ def up(settings: Settings, *, port: int) -> Exit:
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    with embedded_servers(data_dir) as servers, announced(data_dir, servers):
+    with ExitStack() as stack:
+        servers = stack.enter_context(embedded_servers(data_dir))
+        stack.enter_context(announced(data_dir, servers))
         env = {
             **os.environ,
             PREFIX + "DATABASE_URL": servers.database_url,
@@ -105,7 +111,17 @@ def up(settings: Settings, *, port: int) -> Exit:
         for child in programs:
             for listen in child.env.values():
                 terminal.line(f"metrics of {child.name}: http://{listen}/metrics", err=True)
-        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace, gave_up=stop.set) as supervisor:
+        store = stack.enter_context(closing(Store(servers.database_url, pool_size=1)))
+
+        def wanted(pid: int) -> bool:
+            """A worker that was drained to stop is not started again."""
+            try:
+                with store.transaction() as session:
+                    return not draining.ended_for_good(session, owner_name(pid))
+            except Transient:
+                return True
+
+        with Supervisor(programs, env=env, cwd=Path.cwd(), grace=grace, gave_up=stop.set, wanted=wanted) as supervisor:
             stop.wait()
     if supervisor.refused is None:
         return Exit.DONE

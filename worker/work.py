@@ -9,7 +9,7 @@ import warnings
 from celery import signals
 from celery.platforms import SecurityWarning
 
-from worker import consumption, logs, queue, roles
+from worker import consumption, logs, queue, readiness, roles
 from worker.settings import Settings
 from worker.tasks import register
 
@@ -69,6 +69,7 @@ def work(settings: Settings, role: roles.Role) -> int:
 def beat(settings: Settings) -> int:
     """Run Celery's beat, which only sends the sweep; two of them do no harm, and none only slows recovery."""
     logs.configure(settings.log_level)
+    signals.beat_init.connect(lambda **_: readiness.ready(), weak=False)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
     app.Beat(schedule=str(settings.data_dir / "beat-schedule"), loglevel=settings.log_level, quiet=True).run()

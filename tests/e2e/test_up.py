@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.worker_processes import wait_until
 from worker.demo.run import SCRIPT
 from worker.up import free_port
 
@@ -104,6 +105,65 @@ def test_up_starts_stops_in_order_and_keeps_its_data(tmp_path):
         assert ping(port, "guid-1")["new"] is False, "the delivery was stored before the restart"
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 0
+
+
+def command(directory, *arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "worker.cli", *arguments],
+        env=clean_environment(),
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def test_a_drained_worker_is_started_again_or_not_as_was_asked(tmp_path):
+    tmp_path.chmod(0o711)
+
+    def gpu():
+        listed = command(tmp_path, "workers", "list", "--json")
+        assert listed.returncode == 0, listed.stderr
+        return [(one["name"], one["state"]) for one in json.loads(listed.stdout) if one["role"] == "gpu"]
+
+    with up(tmp_path, free_port()) as process:
+        wait_until(lambda: [state for _, state in gpu()] == ["running"])
+        ((first, _),) = gpu()
+        asked = command(tmp_path, "drain", "--profile", "small-24b", "--then", "restart", "--wait")
+        assert asked.stdout == f"{first}: has ended\n", asked.stderr
+        wait_until(lambda: [state for _, state in gpu()] == ["running"])
+        ((second, _),) = gpu()
+        assert second != first
+        asked = command(tmp_path, "drain", second, "--then", "stop", "--wait")
+        assert asked.stdout == f"{second}: has ended\n", asked.stderr
+        wait_until(lambda: '"child_stays_ended"' in (tmp_path / "log").read_text())
+        assert gpu() == []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+
+
+def test_up_ends_with_the_reason_of_a_worker_that_can_not_start(tmp_path):
+    """Known only once the worker looks: what `up` can know before, it says before it starts anything."""
+    tmp_path.chmod(0o711)
+    (tmp_path / "tekken.json").write_text("{}")
+    done = subprocess.run(
+        [sys.executable, "-m", "worker.cli", "up", "--isolation", "basic", "--port", str(free_port())],
+        env=clean_environment()
+        | {
+            "DEVSTRAL_FIX_MODEL": "openai:http://127.0.0.1:1/v1#m",
+            "DEVSTRAL_FIX_TEKKEN_FILE": str(tmp_path / "tekken.json"),
+            "DEVSTRAL_FIX_GITHUB_TOKEN": "unused",
+        },
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("devstral-fix: gpu can't start: ")
+    assert "tekken.json" in done.stderr.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,8 @@ import json
 import os
 import signal
 import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -54,6 +56,11 @@ def engine_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """A worker's descendants, less Python's own helper for shared memory."""
     found = psutil.Process(process.pid).children(recursive=True)
     return [one for one in found if "resource_tracker" not in " ".join(one.cmdline())]
+
+
+def spawned(process: subprocess.Popen[bytes]) -> bool:
+    """Whether its engine's own process is there; others come and go before, that ask the machine what it is."""
+    return any("spawn_main" in " ".join(one.cmdline()) for one in engine_of(process))
 
 
 def gone(these: list[psutil.Process]) -> bool:
@@ -108,8 +115,48 @@ def test_an_engine_does_not_outlive_a_worker_that_was_killed(service: Service) -
     until(lambda: gone(children), seconds=30)
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_told_to_end_while_its_engine_starts_ends_at_once(
+    service: Service, number: signal.Signals
+) -> None:
+    """The thread that starts an engine can't be told to stop; of a real model it would take minutes more."""
+    log = (service.directory / "starting.log").open("wb")
+    command = [sys.executable, "-m", "worker.cli", "work", "--role", "gpu"]
+    with (
+        log,
+        subprocess.Popen(command, env=service.environment, cwd=service.directory, stdout=log, stderr=log) as process,
+    ):
+        try:
+            until(lambda: spawned(process), seconds=STARTED)
+            children = psutil.Process(process.pid).children(recursive=True)
+            assert states(service) == ["starting"]
+            started = time.monotonic()
+            process.send_signal(number)
+            assert process.wait(30) == 0
+            took = time.monotonic() - started
+        finally:
+            process.kill()
+    print(f"ended {took:.2f} s after {number.name}, with {len(children)} processes")
+    assert took < 5
+    until(lambda: gone(children), seconds=5)
+    assert states(service) == ["stopped"]
+
+
 def test_a_model_that_does_not_start_is_a_clear_refusal(service: Service) -> None:
     service.settings["ENGINE"] = json.dumps({**ENGINE, "max_model_len": 32_768, "block_size": 16})
     done = service.command("work", "--role", "gpu", patience=STARTED)
     assert done.returncode == 2, done.stderr
-    assert "vLLM does not start tiny" in done.stderr
+    said = "vLLM does not start tiny: ValueError: No common block size for 16"
+    assert said in done.stderr.splitlines()[-1]
+    with service.store.transaction() as session:
+        (seen,) = workforce.seen(session)
+    assert (seen.state, (seen.failure or "").startswith(said)) == ("failed", True)
+
+
+def test_an_engine_that_fails_on_its_way_may_be_tried_again(service: Service) -> None:
+    """vLLM says it in the same way when another process still holds the memory."""
+    service.settings["ENGINE"] = json.dumps({**ENGINE, "kv_cache_memory_bytes": 1 << 10})
+    done = service.command("work", "--role", "gpu", patience=STARTED)
+    assert done.returncode == 3, done.stderr
+    assert "vLLM does not start tiny: ValueError: " in done.stderr.splitlines()[-1]
+    assert "memory" in done.stderr.splitlines()[-1]

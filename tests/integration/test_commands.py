@@ -11,7 +11,7 @@ from sqlalchemy import update
 
 from agent.outcome import Outcome
 from agent.types import Action, Step, ToolCall, Usage
-from tests.factories import queue_run
+from tests.factories import gpu_worker, queue_run
 from worker import errors, exits
 from worker.runs import ledger, pausing, states
 from worker.store.models import Run, RunState
@@ -124,6 +124,7 @@ def test_a_run_that_failed_says_why_in_the_list(ask, store):
         states.override(
             session, queue_run(session, 2), RunState.FAILED, reason="the index\nis \x1b[31mgone " + "x" * 99
         )
+        gpu_worker(session)
     _, failed, waiting = ask("runs", "list").splitlines()
     assert failed.endswith(" the index is \\x1b[31mgone xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx…")
     assert waiting.endswith("$0.0000")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.factories import gpu_worker, queue_run
 from worker import compose
 from worker.errors import ServiceError
-from worker.runs import pausing
+from worker.runs import pausing, workforce
 from worker.servers import Servers, announced
 from worker.settings import PREFIX, Settings
 from worker.store.session import Store
@@ -60,6 +61,8 @@ def test_the_servers_of_up_are_found_and_a_pause_is_shown(tmp_path, database_url
     with store.transaction() as session:
         pausing.pause(session, by="ann", reason="new GPUs", at_once=False)
         pausing.pause(session, by="bob", reason=None, repository="acme/shop", at_once=False)
+        workforce.stop(session, gpu_worker(session), failure="no GPU answers")
+        queue_run(session)
     store.close()
     with announced(tmp_path, Servers(database_url=database_url, redis_url=redis_url)):
         done = doctor(tmp_path, "--isolation=basic", DATA_DIR=str(tmp_path))
@@ -67,6 +70,8 @@ def test_the_servers_of_up_are_found_and_a_pause_is_shown(tmp_path, database_url
     assert "ok      redis: reachable" in done.stdout
     assert "warn    pause: paused by ann: new GPUs\n        mend: devstral-fix resume\n" in done.stdout
     assert "pause: paused acme/shop by bob\n        mend: devstral-fix resume --repository acme/shop\n" in done.stdout
+    assert "warn    workers: host:1 (gpu): no GPU answers\n" in done.stdout
+    assert "warn    workers: no worker serves profile small-24b: 1 run waits\n" in done.stdout
     alone = doctor(tmp_path, "--isolation=basic", DATA_DIR=str(tmp_path))
     assert "database: not configured" in alone.stdout
 

@@ -9,11 +9,12 @@ from click.testing import CliRunner
 from sqlalchemy import func, update
 
 from api import views
-from tests.factories import queue_run
+from tests.factories import gpu_worker, queue_run
 from worker.cli import cli
-from worker.runs import queue_position, states
+from worker.runs import queue_position, states, workforce
 from worker.runs.queue_position import Pace, between
 from worker.store.models import Run, RunState
+from worker.store.operations import WorkerProcess
 
 PROFILE = "small-24b"
 
@@ -76,6 +77,7 @@ def test_a_pace_of_yesterday_foretells_nothing(store):
         assert queue_position.pace(session, PROFILE).slots == 0
     third = waiting(store)[2]
     with store.transaction() as session:
+        gpu_worker(session)
         place = queue_position.place(session, third)
     assert place is not None
     assert (place.position, place.of, place.wait) == (3, 3, None)
@@ -98,6 +100,7 @@ def test_the_rest_view_and_the_commands_show_the_place(store, tmp_path, monkeypa
         concluded(store, number, minutes=10, ago=5)
     run_ids = waiting(store)
     with store.transaction() as session:
+        gpu_worker(session)
         shown = views.run(session, run_ids[1])
     assert shown is not None
     assert shown["queue"] == {
@@ -116,3 +119,33 @@ def test_the_rest_view_and_the_commands_show_the_place(store, tmp_path, monkeypa
     assert [line.split("queued")[1].split("$")[0].strip() for line in listed[1:4]] == ["3 of 3", "2 of 3", "1 of 3"]
     unknown = CliRunner().invoke(cli, ["runs", "show", "01990000-0000-7000-8000-000000000000"])
     assert unknown.exit_code == 1
+
+
+def test_runs_that_no_worker_takes_say_so(store, ask):
+    """Whatever the pace of yesterday's workers was."""
+    for number in range(1, 6):
+        concluded(store, number, minutes=10, ago=5)
+    first, *_ = waiting(store)
+
+    def told() -> str:
+        with store.transaction() as session:
+            place = queue_position.place(session, first)
+            assert place is not None
+            return str(place)
+
+    assert told() == "position 1 of 3 (no worker serves profile small-24b)"
+    assert "no worker serves profile small-24b: 3 runs wait" in ask("runs", "list")
+    with store.transaction() as session:
+        gpu_worker(session, "host:2", ready=False)
+        gpu_worker(session, "host:3", profile="other")
+    assert told() == "position 1 of 3 (the worker of profile small-24b is starting)"
+    with store.transaction() as session:
+        workforce.ready(session, "host:2")
+    assert told().startswith("position 1 of 3; starts within 2 minutes (the last 5 runs took")
+    assert "no worker" not in ask("runs", "list")
+    ask("drain", "--profile", PROFILE)
+    assert told() == "position 1 of 3 (the workers of profile small-24b are drained)"
+    assert "the workers of profile small-24b are drained: 3 runs wait" in ask("workers", "list")
+    with store.transaction() as session:
+        session.execute(update(WorkerProcess).values(seen_at=func.now() - timedelta(minutes=2)))
+    assert told() == "position 1 of 3 (no worker serves profile small-24b)", "it is lost"

@@ -205,3 +205,10 @@ def test_the_request_holds_the_history_as_an_array(counter: TokenCounter, reader
     request = engine.requests[0]
     assert isinstance(request.ids, array)
     assert (request.temperature, request.max_tokens, request.stop) == (0.7, 99, (reader.eos,))
+
+
+def test_other_weights_are_another_model_under_the_same_name(counter: TokenCounter) -> None:
+    """So a run with answers of the old ones begins anew, and the ledger tells who made which call."""
+    old, new = (EngineModel(AnsweringEngine([[5]]), counter, "m", revision=weights) for weights in ("aa", "bb"))
+    assert (old.identity, new.identity) == ("vllm:m@aa", "vllm:m@bb")
+    assert (old.label, new.label) == ("vllm:m (fake 1; weights aa)", "vllm:m (fake 1; weights bb)")

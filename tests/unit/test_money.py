@@ -41,3 +41,9 @@ def test_a_footer_shows_the_range():
 def test_a_footer_does_not_take_unknown_for_nothing(usage, shown):
     about = {"calls": 2, "model": "m", "tokenizer": "t", "isolation": "strict"}
     assert shown in texts.accounting(usage, (Decimal(0), Decimal(0)), **about)
+
+
+def test_a_footer_names_every_model_that_was_paid():
+    about = {"model": "vllm:b", "tokenizer": "t", "isolation": "strict"}
+    footer = texts.accounting(Usage(prompt=1), (Decimal(0), Decimal(0)), calls=9, **about, others={"vllm:a": 3})
+    assert "Model: vllm:b. Calls: 9, of these 3 by vllm:a. Tokens:" in footer

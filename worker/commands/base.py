@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import click
 from pydantic import SecretStr
 
-from worker import exits, terminal
+from agent.hygiene import printable
+from worker import exits, readiness, terminal
 from worker.errors import Permanent, ServiceError
 from worker.servers import running_servers
-from worker.settings import Settings
+from worker.settings import PROFILE, Settings
 from worker.table import aligned
 
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON: one object, or one array of a list.")
+BRIEF = 60  # characters
 BY = click.option("--by", default="operator", show_default=True, help="Who asks, for the record.")
 
 
@@ -36,6 +40,7 @@ class Told(click.ClickException):
         return exits.of(self.error)
 
     def show(self, file: Any = None) -> None:  # noqa: ARG002 - click's own signature
+        readiness.failed(self.message)
         terminal.text(f"devstral-fix: {self.message}", err=True)
 
 
@@ -88,6 +93,12 @@ def in_transaction(action: Callable[[Any], Any]) -> Any:
             return action(session)
     finally:
         store.close()
+
+
+def brief(text: str | None) -> str:
+    """What fits into a line of a list."""
+    line = printable(" ".join((text or "").split()))
+    return line if len(line) <= BRIEF else f"{line[: BRIEF - 1]}…"
 
 
 def show_done(data: dict[str, Any], words: str, *, as_json: bool) -> None:
@@ -144,6 +155,28 @@ def try_writing(path: Path | None, option: str) -> None:
             path.unlink()
     except OSError as error:
         raise click.BadParameter(f"{path} can't be written: {error.strerror}", param_hint=option) from error
+
+
+class Duration(click.ParamType[timedelta]):
+    """A number and its unit; 0 alone is one, too."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        found = re.fullmatch(r"([0-9]{1,6})([smh])|0", str(value), re.ASCII)
+        if found is None:
+            self.fail(f"{value!r} is no duration, such as 90s, 30m or 2h", param, ctx)
+        unit = {"s": "seconds", "m": "minutes", "h": "hours", None: "seconds"}[found[2]]
+        return timedelta(**{unit: int(found[1] or 0)})
+
+
+class Profile(click.ParamType[str]):
+    name = "profile"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        if re.fullmatch(PROFILE, str(value), re.ASCII) is None:
+            self.fail(f"{value!r} is no profile's name, such as small-24b", param, ctx)
+        return str(value)
 
 
 class Repository(click.ParamType[str]):

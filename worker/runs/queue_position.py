@@ -12,6 +12,7 @@ from uuid import UUID
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from worker.runs import workforce
 from worker.store import lanes
 from worker.store.models import Run, RunState
 
@@ -52,7 +53,7 @@ class Place:
     position: int
     of: int
     wait: tuple[float, float] | None
-    basis: str
+    basis: str  #: of `wait`; where no worker takes the profile's runs, that
 
     def as_json(self) -> dict[str, Any]:
         """`wait_seconds` is [from, to], or null where too little is known."""
@@ -141,7 +142,7 @@ def _of_profile(session: Session, profile: str, run_ids: Sequence[UUID]) -> dict
     ).all()
     ranks = {(row[0], row[1]): rank for rank, row in enumerate(order)}
     last = len(ranks)  # a lane that is missing is added by the sweep, at the end
-    speed = pace(session, profile)
+    speed, in_vain = pace(session, profile), workforce.unserved(session, [profile]).get(profile)
     total = sum(counts.values())
     found = {}
     for run_id, priority, repository, turn in asked:
@@ -154,7 +155,8 @@ def _of_profile(session: Session, profile: str, run_ids: Sequence[UUID]) -> dict
                 # Each round gives one run of every lane: those before it in the order are one round ahead.
                 before += min(count, turn if ranks.get((priority, other), last) < rank else turn - 1)
         position = before + 1
-        found[run_id] = Place(position=position, of=total, wait=speed.wait(position), basis=speed.basis)
+        wait = None if in_vain else speed.wait(position)
+        found[run_id] = Place(position=position, of=total, wait=wait, basis=in_vain or speed.basis)
     return found
 
 

@@ -6,6 +6,7 @@ Every outside effect is looked up before it is made, so a run whose worker died 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
@@ -32,7 +33,7 @@ from worker.stages.edge import last_words, unless_lost
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
 from worker.stages.status import queued, set_status
 from worker.stages.tidying import after_the_end
-from worker.store import queries
+from worker.store import queries, trajectories
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.store.text import clean
@@ -55,6 +56,7 @@ class Result:
     patch: Patch | None
     evidence: tuple[Evidence, ...]
     known_heads: frozenset[str]
+    models: Mapping[str, int]  #: who made its calls, and how many each
 
     @property
     def footer(self) -> str:
@@ -66,6 +68,7 @@ class Result:
             model=run.model or "none",
             tokenizer=run.tokenizer or "",
             isolation=run.isolation.value if run.isolation else "none",
+            others={model: calls for model, calls in self.models.items() if model != run.model},
         )
 
 
@@ -115,17 +118,14 @@ class Deliver:
             row = queries.patch(session, run_id)
             rows = queries.evidence(session, run_id)
             known = queries.pushed_heads(session, run.repository, run.branch)
-        pieces = [
-            Evidence.model_validate(
-                {name: getattr(e, name) for name in Evidence.model_fields},
-            )
-            for e in rows
-        ]
+            models = trajectories.models(session, run_id)
+        pieces = [{name: getattr(e, name) for name in Evidence.model_fields} for e in rows]
         return Result(
             run=run,
             patch=None if row is None else ledger.stored_patch(row),
-            evidence=tuple(pieces),
+            evidence=tuple(map(Evidence.model_validate, pieces)),
             known_heads=known,
+            models=models,
         )
 
     def _deliver(self, lease: Lease, holding: Holding) -> str | None:

@@ -32,8 +32,8 @@ class NoRoom(Transient):
 class LeasedJournal:
     """Writes a trajectory to the store under its lease. Three short transactions a step; none is open in between.
 
-    A shutdown or a pause lets a step that was begun end. A step that was broken off (the grace is over, a deadline) is
-    not kept, as though it had not begun; what its model call cost is.
+    A shutdown, a pause or a drain lets a step that was begun end. A step that was broken off (the grace is over, a
+    deadline) is not kept, as though it had not begun; what its model call cost is.
     """
 
     store: Store
@@ -60,8 +60,8 @@ class LeasedJournal:
             return
         if self.stopping.is_set():
             raise ShuttingDown("the worker is shutting down")
-        if self.holding.call_back:
-            raise Paused("given back: paused")
+        if self.holding.call_back is not None:
+            raise Paused(f"given back: {self.holding.call_back}")
 
     @contextmanager
     def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> Iterator[None]:

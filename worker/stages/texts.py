@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
+from types import MappingProxyType
 from uuid import UUID
 
 from agent.evidence import Verdict
@@ -13,6 +14,7 @@ from agent.types import Usage
 from worker import money
 from worker.runs.pausing import Pause
 
+_NOBODY: Mapping[str, int] = MappingProxyType({})
 LIMIT = 60_000  # characters; GitHub cuts at 65,536
 
 
@@ -66,13 +68,22 @@ def cached(usage: Usage) -> str:
 
 
 def accounting(
-    usage: Usage, cost: tuple[Decimal, Decimal], *, calls: int, model: str, tokenizer: str, isolation: str
+    usage: Usage,
+    cost: tuple[Decimal, Decimal],
+    *,
+    calls: int,
+    model: str,
+    tokenizer: str,
+    isolation: str,
+    others: Mapping[str, int] = _NOBODY,
 ) -> str:
-    """The footer every result carries: what ran and what it used. A model that did not run is said so by its label."""
+    """The footer every result carries: what ran and what it used. A model that did not run is said so by its label.
+    `others`: models that made some of the calls before, and how many each."""
     word = "would cost" if "no language model ran" in model else "cost"
+    before = "".join(f", of these {count} by {other}" for other, count in others.items())
     counted = "; token counts approximate" if "approximate" in tokenizer else ""
     return (
-        f"<sub>Model: {model}. Calls: {calls}. Tokens: {usage.prompt:,} in ({cached(usage)}), "
+        f"<sub>Model: {model}. Calls: {calls}{before}. Tokens: {usage.prompt:,} in ({cached(usage)}), "
         f"{usage.completion:,} out{counted}; {word} {money.usd(*cost)}. Isolation: {isolation}.</sub>"
     )
 

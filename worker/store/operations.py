@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import ForeignKey, Identity, UniqueConstraint, func
@@ -10,7 +11,15 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 from sqlalchemy.types import Text
 
-from worker.store.base import Base
+from worker.store.base import Base, by_value
+
+
+class Then(StrEnum):
+    """What a drained worker does."""
+
+    STAY = "stay"  #: idles
+    STOP = "stop"  #: ends, and is not started again by `up`
+    RESTART = "restart"  #: ends with a status that makes any supervisor start it again, with the settings of then
 
 
 class WorkerProcess(Base):
@@ -25,13 +34,18 @@ class WorkerProcess(Base):
     slots: Mapped[int]
     isolation: Mapped[str]
     version: Mapped[str]
+    model: Mapped[str | None]  #: what it serves, as ledger rows name it; a gpu worker's, once that is open
     lease_seconds: Mapped[float]  #: not seen for so long: lost
     started_at: Mapped[datetime] = mapped_column(server_default=func.now())
     ready_at: Mapped[datetime | None]  #: when it began to take messages
     seen_at: Mapped[datetime] = mapped_column(server_default=func.now())
     drain_requested_by: Mapped[str | None]
     drain_requested_at: Mapped[datetime | None]
+    drain_until: Mapped[datetime | None]  #: from then on it hands back what it still holds; null: it may take its time
+    drain_then: Mapped[Then | None] = mapped_column(by_value(Then, "drain_then"))
+    ending_at: Mapped[datetime | None]  #: when it began to end because it was drained: too late to undo
     stopped_at: Mapped[datetime | None]
+    failure: Mapped[str | None]  #: why it ended, or never started, where nobody asked for it
 
 
 class Switch(Base):

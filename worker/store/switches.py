@@ -1,11 +1,12 @@
-"""Conditions on runs, in SQL: whether what a run belongs to is paused (`worker.runs.pausing` says what that means)."""
+"""Conditions on runs, in SQL: whether what a run belongs to is paused (`worker.runs.pausing` says what that means), or
+its worker's time is over (`worker.runs.draining`)."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, exists, func, or_
+from sqlalchemy import ColumnElement, case, exists, func, or_
 
 from worker.store.models import Run, RunState
-from worker.store.operations import Switch
+from worker.store.operations import Switch, WorkerProcess
 
 EVERYTHING = "*"
 
@@ -19,9 +20,10 @@ def allow() -> ColumnElement[bool]:
     return ~exists().where(_of_run())
 
 
-def call_back() -> ColumnElement[bool]:
-    """It is to be given back at the end of its step."""
-    return exists().where(_of_run(), Switch.at_once)
+def call_back() -> ColumnElement[str | None]:
+    """Why it is to be given back at the end of its step; null where it is not."""
+    overdue = exists().where(WorkerProcess.name == Run.lease_owner, WorkerProcess.drain_until <= func.now())
+    return case((exists().where(_of_run(), Switch.at_once), "paused"), (overdue, "its worker is drained"), else_=None)
 
 
 def announced() -> ColumnElement[bool]:

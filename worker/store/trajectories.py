@@ -61,6 +61,13 @@ def attempts(session: Session, run_id: UUID) -> Sequence[Attempt]:
     return session.scalars(select(Attempt).where(Attempt.run_id == run_id).order_by(Attempt.lease_token)).all()
 
 
+def models(session: Session, run_id: UUID) -> dict[str, int]:
+    """Who made the run's calls, and how many each: all of the ledger, the first one first."""
+    counted = select(Spend.model, func.count()).where(Spend.run_id == run_id)
+    rows = session.execute(counted.group_by(Spend.model).order_by(func.min(Spend.id)))
+    return {row[0]: row[1] for row in rows}
+
+
 class AttemptSpend(NamedTuple):
     calls: int
     prompt_tokens: int

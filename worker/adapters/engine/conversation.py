@@ -39,20 +39,22 @@ class EngineModel:
         counter: TokenCounter,
         name: str,
         *,
+        revision: str = "",
         admission: KvAdmission | None = None,
         forced: Sequence[str] = (),
         told: Told = nobody,
     ) -> None:
-        """`name`: what people call the model. `admission`: whose turns its calls wait for; None: nobody's. `forced`:
-        grammars (`worker.adapters.engine.grammar`) of each conversation's first answers, so that a model without
-        sense does something sensible in a test; what it then did is labelled so. `told` is told of every call that the
-        engine answered. SettingsError when the vocabulary can't be used."""
+        """`name`: what people call the model. `revision`: which weights it has. `admission`: whose turns its calls wait
+        for; None: nobody's. `forced`: grammars (`worker.adapters.engine.grammar`) of each conversation's first answers,
+        so that a model without sense does something sensible in a test; what it then did is labelled so. `told` is told
+        of every call that the engine answered. SettingsError when the vocabulary can't be used."""
         self.engine = engine
         self.admission = admission
         self.forced = tuple(forced)
         self.told = told
         self.counter = counter
         self.name = name
+        self.revision = revision
         try:
             self.reader = AnswerReader(counter.load())
             self.vocabulary = counter.vocabulary
@@ -64,7 +66,8 @@ class EngineModel:
 
     @property
     def label(self) -> str:
-        return f"vllm:{self.name} ({self.engine.facts.engine}{'; forced' * bool(self.forced)})"
+        weights = f"; weights {self.revision}" if self.revision else ""
+        return f"vllm:{self.name} ({self.engine.facts.engine}{weights}{'; forced' * bool(self.forced)})"
 
     @property
     def tokenizer(self) -> str:
@@ -72,7 +75,8 @@ class EngineModel:
 
     @property
     def identity(self) -> str:
-        return f"vllm:{self.name}{':forced' * bool(self.forced)}"
+        weights = f"@{self.revision}" if self.revision else ""
+        return f"vllm:{self.name}{weights}{':forced' * bool(self.forced)}"
 
     @property
     def alive(self) -> bool:

@@ -13,6 +13,7 @@ from worker.adapters.engine import checks, versions
 from worker.adapters.engine.admission import Capacity, KvAdmission
 from worker.adapters.engine.conversation import EngineModel, Told, nobody
 from worker.adapters.engine.options import EngineOptions
+from worker.adapters.engine.weights import revision
 from worker.errors import SettingsError
 
 ENVIRONMENT = {
@@ -74,6 +75,10 @@ def open_engine(
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     scaling = checks.stated_scaling(options.model)
+    try:
+        weights = revision(options.model)  # before the engine reads them, should they be replaced meanwhile
+    except OSError as error:
+        raise SettingsError(f"{options.model} can't be read: {error}") from error
     from worker.adapters.engine.vllm_host import VllmEngine  # noqa: PLC0415 - half a minute, and not everywhere
 
     engine = VllmEngine(_scaled(options, scaling), on_death=on_death)
@@ -85,7 +90,7 @@ def open_engine(
         facts = engine.facts
         capacity = Capacity(gpu=facts.kv_tokens, context=facts.max_model_len, host=facts.host_kv_tokens)
         admission = KvAdmission(capacity, expected=min(use.mean_context, facts.max_model_len), waited=waited)
-        return EngineModel(engine, counter, _name(options), admission=admission, told=told)
+        return EngineModel(engine, counter, _name(options), revision=weights, admission=admission, told=told)
     except BaseException:
         engine.shutdown()
         raise

@@ -21,16 +21,18 @@ from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMValidationError
 from vllm.inputs import TokensPrompt
 from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+from vllm.usage.usage_lib import UsageContext
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.metrics.loggers import StatLoggerBase
 
+from worker.adapters.engine import causes
 from worker.adapters.engine.checks import Resolved, resolve
 from worker.adapters.engine.host import BackendDied, BadRequest, EngineHost, Raw, Report
 from worker.adapters.engine.options import EngineOptions
 from worker.adapters.engine.port import EngineFacts, Request
 from worker.adapters.engine.shapes import kv_bytes_per_token
-from worker.errors import SettingsError
+from worker.errors import ModelUnavailable, SettingsError
 
 CLOSE_SECONDS = 10.0
 
@@ -40,7 +42,7 @@ class VllmEngine(EngineHost):
 
     def __init__(self, options: EngineOptions, **host: Any) -> None:
         """`host`: passed on to `EngineHost`. Blocks for the start: seconds for a tiny model, minutes for a real one.
-        SettingsError for a model or options that vLLM refuses."""
+        SettingsError for a model or options that vLLM refuses; ModelUnavailable when its processes did not come up."""
 
         async def start() -> VllmBackend:
             backend = await VllmBackend.start(options)
@@ -129,18 +131,22 @@ class VllmBackend:
 
     @classmethod
     async def start(cls, options: EngineOptions) -> VllmBackend:
+        """SettingsError for what vLLM says of the settings. ModelUnavailable for what may pass: memory that another
+        process still holds, a card that does not answer, and whatever has no reason."""
         started, report = time.monotonic(), Report()
+        arguments = _arguments(options)
+        told = f"vLLM does not start {options.model.name}"
         try:
-            engine = AsyncLLM.from_engine_args(
-                _arguments(options), stat_loggers=[lambda *_args, **_kwargs: _Reporter(report)]
-            )
-        except SettingsError:
-            raise
+            config = arguments.create_engine_config(UsageContext.ENGINE_CONTEXT)
         except Exception as error:  # whatever it raises, it says that this model does not start with these options
-            words = " ".join(str(error).split())[:500]
-            raise SettingsError(
-                f"vLLM does not start {options.model.name}: {type(error).__name__}: {words} (its own log has more)"
-            ) from error
+            raise SettingsError(f"{told}: {causes.words(error)}") from error
+        with causes.heard() as written:
+            try:
+                engine = AsyncLLM.from_vllm_config(config, stat_loggers=[lambda *_args, **_kwargs: _Reporter(report)])
+            except Exception as error:
+                cause = causes.first(written) or causes.words(error)
+                wrong = ModelUnavailable if causes.may_pass(cause) else SettingsError
+                raise wrong(f"{told}: {cause} (its own log has more)") from error
         config = engine.vllm_config
         cache = config.cache_config
         facts = EngineFacts(
