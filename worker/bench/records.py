@@ -9,13 +9,14 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 DIRECTORY = Path(__file__).resolve().parents[2] / "docs" / "benchmarks"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """One measured value. `goal` is an upper bound in the same unit, None where nothing was asked."""
+    """One measured value. `goal` is in the same unit, and None where nothing was asked."""
 
     figure: str
     value: float
@@ -25,6 +26,7 @@ class Figure:
     command: str
     machine: str
     date: str
+    bound: Literal["≤", "≥"] = "≤"  #: what the value has to be, beside the goal
 
 
 def machine() -> str:
@@ -56,7 +58,7 @@ def table(figures: Sequence[Figure]) -> str:
     """The figures as Markdown."""
     rows = ["| figure | value | goal | met |", "|---|---:|---:|---|"]
     for f in figures:
-        goal = "" if f.goal is None else f"≤ {f.goal:g} {f.unit}"
+        goal = "" if f.goal is None else f"{f.bound} {f.goal:g} {f.unit}"
         met = "" if f.met is None else ("yes" if f.met else "**no**")
         rows.append(f"| {f.figure} | {f.value:g} {f.unit} | {goal} | {met} |")
     return "\n".join(rows)
