@@ -15,6 +15,7 @@ from agent.protocols import CallsForced
 from agent.tokens import TokenCounter
 from agent.types import CallTimes, Sampling, ToolMessage, ToolSpec, UserMessage
 from tests.fakes_engine import AnsweringEngine
+from worker.adapters.engine.admission import Capacity, KvAdmission
 from worker.adapters.engine.answer import AnswerReader, Repair
 from worker.adapters.engine.conversation import EngineModel
 from worker.adapters.engine.grammar import Marks, one_of
@@ -152,6 +153,25 @@ def test_a_call_says_where_its_time_went_and_what_was_mended(counter: TokenCount
     done = conversation.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
     assert done.repairs == ("no_args_marker",)
     assert done.times == CallTimes(turn=0.0, queued=0.0, first=0.0, decode=0.0, again=0)
+
+
+def test_a_question_beside_the_trajectories_takes_none_of_their_room(
+    counter: TokenCounter, reader: AnswerReader
+) -> None:
+    gate = KvAdmission(Capacity(gpu=100_000, context=200_000), expected=90_000)
+    model = EngineModel(AnsweringEngine([ids(reader, "A bug.", "E")]), counter, "m", admission=gate)
+    assert gate.enter()
+    run = model.open("Fix it.", TOOLS)
+    run.add([UserMessage(content="The issue.")])
+    with gate.seat().turn(array("i", range(94_900)), 10, deadline=time.monotonic() + 5, cancel=None):
+        kept = run.complete(Sampling(), deadline=time.monotonic() + 0.2, cancel=Event())
+        assert kept.finish_reason == "abort"  # a trajectory's call has to wait
+        question = model.beside("Sort it.")
+        question.add([UserMessage(content="The issue.")])
+        answer = question.complete(Sampling(max_tokens=50), deadline=time.monotonic() + 5, cancel=Event())
+        question.close()
+    assert answer.message.content == "A bug."
+    assert gate.load().holding == 1
 
 
 def test_an_answer_cut_by_its_limit_is_closed_in_the_history(counter: TokenCounter, reader: AnswerReader) -> None:
