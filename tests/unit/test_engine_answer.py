@@ -168,7 +168,7 @@ def test_a_question_beside_the_trajectories_takes_none_of_their_room(
         assert kept.finish_reason == "abort"  # a trajectory's call has to wait
         question = model.beside("Sort it.")
         question.add([UserMessage(content="The issue.")])
-        answer = question.complete(Sampling(max_tokens=50), deadline=time.monotonic() + 5, cancel=Event())
+        answer = question.complete(Sampling(max_tokens=500), deadline=time.monotonic() + 5, cancel=Event())
         question.close()
     assert answer.message.content == "A bug."
     assert gate.load().holding == 1
