@@ -91,7 +91,7 @@ def test_an_entitled_request_becomes_a_queued_run(world):
     assert world.sent == [wakes.permit("small-24b")]
     assert len(world.comments()) == 1
     assert "queued" in world.comments()[0]
-    assert "position 1 of 1 (no estimate: 0 runs measured" in world.comments()[0]
+    assert "position 1 of 1 (no worker serves profile small-24b)" in world.comments()[0]
     assert run.status_comment_id is not None
 
 
