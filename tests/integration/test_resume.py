@@ -178,10 +178,10 @@ def test_a_step_lost_between_answer_and_row_is_paid_and_made_anew(world, monkeyp
 
     plain = ledger.record_step
 
-    def die(session, lease, step):
+    def die(session, lease, step, **more):
         if step.index == 1:
             raise Killed
-        plain(session, lease, step)
+        plain(session, lease, step, **more)
 
     monkeypatch.setattr(ledger, "record_step", die)
     with pytest.raises(Killed):
