@@ -8,7 +8,7 @@ import json
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pydantic import ValidationError
 
@@ -16,8 +16,9 @@ from agent import prompts
 from agent.errors import AgentEnd, ToolFailure
 from agent.protocols import Session
 from agent.tools.base import Parameters, Tool, signature
-from agent.tools.text import clean
+from agent.tools.text import clean, elide
 from agent.types import Action, Completion, Input, Step, ToolCall, ToolMessage, UserMessage
+from agent.window import share_out
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,33 @@ class Turn:
         ]
         return [*results, UserMessage(content=self.note)] if self.note else results
 
-    def step(self, index: int, completion: Completion, usd: float, tree: str | None, elapsed: float) -> Step:
+    def noted(self, note: str) -> Turn:
+        """The same with this said, too."""
+        return replace(self, note="\n\n".join(filter(None, (self.note, note))))
+
+    def ended(self, end: AgentEnd) -> Turn:
+        return replace(self, end=end)
+
+    def fitted(self, room: int) -> Turn:
+        """The same with results of at most about `room` bytes in all; what is cut keeps its head and its tail."""
+        sizes = [len(action.observation.encode(errors="replace")) for action in self.actions]
+        if sum(sizes) <= room:
+            return self
+        kept = tuple(
+            action.model_copy(update={"observation": elide(action.observation, given)})
+            for action, given in zip(self.actions, share_out(sizes, room), strict=True)
+        )
+        return replace(self, actions=kept)
+
+    def step(
+        self,
+        index: int,
+        completion: Completion,
+        usd: float,
+        tree: str | None,
+        elapsed: float,
+        compacted: str | None = None,
+    ) -> Step:
         return Step(
             index=index,
             thought=clean(completion.message.content),
@@ -70,6 +97,7 @@ class Turn:
             elapsed=elapsed,
             exit_status=self.end.exit_status if self.end else None,
             exit_reason=clean(self.end.reason) if self.end else "",
+            compacted=compacted,
         )
 
 

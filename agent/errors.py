@@ -33,6 +33,12 @@ class FormatErrors(AgentEnd):
     exit_status = ExitStatus.FORMAT_ERRORS
 
 
+class Stuck(AgentEnd):
+    """The model went on with what had been named to it as leading nowhere."""
+
+    exit_status = ExitStatus.STUCK
+
+
 class Cancelled(AgentEnd):
     """A person or a shutdown asked for the end."""
 

@@ -93,6 +93,7 @@ def _ended(exit_status: ExitStatus) -> str:
         ExitStatus.SUBMITTED: "the agent said it is done",
         ExitStatus.LIMITS_EXCEEDED: "a limit ended the agent before it was done",
         ExitStatus.FORMAT_ERRORS: "the agent's answers became unusable before it was done",
+        ExitStatus.STUCK: "the agent repeated itself before it was done",
         ExitStatus.CANCELLED: "the agent was cancelled before it was done",
         ExitStatus.ERROR: "an error ended the agent before it was done",
     }[exit_status]

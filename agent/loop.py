@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import replace
 from threading import Event
 
 from agent import prompts
 from agent.actions import Ready, Refused, Turn, refuse, run, understand, unusable
-from agent.errors import AgentEnd, Cancelled, FormatErrors, NotSaved, Submitted
+from agent.anew import Anew
+from agent.errors import AgentEnd, Cancelled, FormatErrors, NotSaved, Stuck, Submitted
+from agent.memory import Memory
 from agent.meter import Meter
-from agent.protocols import Conversation, Journal, Model, Session
+from agent.prompts import later
+from agent.protocols import Changes, Journal, Model, Session
 from agent.resume import Progress, replay
+from agent.talk import Talk
 from agent.tools import default_tools
 from agent.tools.base import spec
 from agent.tools.text import clean
-from agent.types import AgentResult, Completion, Limits, Price, Sampling, Task
+from agent.types import AgentResult, Completion, Limits, Price, Sampling, Task, UserMessage
+from agent.window import Window
 from agent.workspace import Workspace
 
 MAX_UNUSABLE = 3  # answers in a row
@@ -39,30 +44,53 @@ class Agent:
         price: Price,
         sampling: Sampling,
         cancel: Event,
+        changes: Changes,
+        review: bool,
         progress: Progress = Progress(),  # noqa: B008  # a value: frozen
     ) -> None:
+        """`review`: the model looks at its change once more before it is proposed."""
         self.model = model
         self.task = task
         self._journal = journal
         self.sampling = sampling
         self._cancel = cancel
         self.meter = Meter(limits, price, progress.used)
+        self._window = Window.of(limits, sampling.max_tokens, approximate=model.tokenizer.endswith("(approximate)"))
+        self._changes = changes
+        self._review = review
         self._progress = progress
         self._workspace = Workspace(session, limits.command_seconds, self.meter.deadline, cancel)
         self._tools = default_tools(limits)
         self.specs = tuple(map(spec, self._tools))
         self.system = prompts.system()
         self.prompt = prompts.task(task, limits)
+        self._memory = Memory()
+        self._anew = Anew(
+            task=task,
+            limits=limits,
+            window=self._window,
+            workspace=self._workspace,
+            changes=changes,
+            tools=self._tools,
+        )
         self.result: AgentResult | None = None
 
-    def run(self) -> AgentResult:
+    def _opening(self, share: float) -> str:
+        return prompts.task(self.task, self.meter.limits, share)
+
+    def run(self, begun: Callable[[], None] = lambda: None) -> AgentResult:
+        """`begun` is called when the opening is known, before the first call."""
         end = AgentEnd("interrupted")
         try:
-            with closing(self.model.open(self.system, self.specs)) as conversation:
+            with closing(Talk(self.model, self.system, self.specs)) as talk:
+                try:
+                    self.prompt = talk.begin(self._opening, self._window.opening)
+                finally:
+                    begun()
                 self._workspace.open(self._progress.tree)
-                self._memory = replay(conversation, self.prompt, self._progress, self._tools)
+                self._memory = replay(talk, self._progress, self._tools)
                 while True:
-                    self._step(conversation)
+                    self._step(talk)
         except AgentEnd as reached:
             end = reached
         except Exception as error:
@@ -72,19 +100,43 @@ class Agent:
             self.result = self._conclude(end)
         return self.result
 
-    def _step(self, conversation: Conversation) -> None:
-        sampling = self.meter.next_call(conversation.tokens, self.sampling)
+    def _step(self, talk: Talk) -> None:
+        if self._window.full(talk.tokens):
+            return self._take_notes(talk)
+        completion, usd = self._ask(talk, self.sampling)
+        turn, tree = self._save(self._react(completion))
+        turn = self._remark(turn, tree)
+        if messages := turn.messages():
+            talk.add(messages)
+        crowded = turn.end is None and self._window.over(talk.tokens)
+        anew = self._anew.begin(talk, self._memory) if crowded else None
+        return self._record(turn, completion, usd, tree, anew)
+
+    def _take_notes(self, talk: Talk) -> None:
+        """A step of its own: the model writes down what it knows, and its conversation begins anew with that."""
+        talk.add([UserMessage(content=later.take_notes())])
+        completion, usd = self._ask(talk, self.sampling.model_copy(update={"max_tokens": self._window.notes}))
+        if completion.finish_reason == "abort":
+            return self._record(self._react(completion), completion, usd)
+        anew = self._anew.begin(talk, self._memory, clean(completion.message.content))
+        return self._record(Turn(), completion, usd, anew=anew)
+
+    def _ask(self, talk: Talk, sampling: Sampling) -> tuple[Completion, float]:
+        """The model's next answer, booked, and what it cost in USD."""
+        sampling = self.meter.next_call(talk.tokens, sampling, self._window.tokens)
         self._gate()
-        with self._journal.reserve(self.meter.calls, conversation.tokens, sampling.max_tokens):
-            completion = conversation.complete(sampling, deadline=self.meter.deadline, cancel=self._cancel)
+        with self._journal.reserve(self.meter.calls, talk.tokens, sampling.max_tokens):
+            completion = talk.complete(sampling, deadline=self.meter.deadline, cancel=self._cancel)
         usd = self.meter.add(completion.usage)
         # Booked before it is understood: an unusable answer is billed all the same.
         self._journal.spend(self.meter.calls - 1, completion.usage, usd, completion.seconds)
-        turn, tree = self._save(self._react(completion))
-        self._journal.step(turn.step(self._memory.steps, completion, usd, tree, self.meter.seconds))
+        return completion, usd
+
+    def _record(
+        self, turn: Turn, completion: Completion, usd: float, tree: str | None = None, anew: str | None = None
+    ) -> None:
+        self._journal.step(turn.step(self._memory.steps, completion, usd, tree, self.meter.seconds, anew))
         self._memory.steps += 1
-        if messages := turn.messages():
-            conversation.add(messages)
         if turn.end:
             raise turn.end
 
@@ -93,8 +145,20 @@ class Agent:
         try:
             return turn, self._workspace.save()
         except NotSaved as problem:
-            told = prompts.not_saved(problem.reason, problem.detail)
-            return replace(turn, note="\n\n".join(filter(None, (turn.note, told)))), None
+            return turn.noted(prompts.not_saved(problem.reason, problem.detail)), None
+
+    def _remark(self, turn: Turn, tree: str | None) -> Turn:
+        """What there is to say about the way that the steps go; the end, where it was said before and in vain."""
+        repeat = self._memory.acted(turn.actions, tree)
+        if turn.end:
+            return turn
+        if repeat and repeat.again:
+            return turn.ended(Stuck(later.stuck(repeat)))
+        if repeat:
+            turn = turn.noted(later.repeated(repeat))
+        if (used := self.meter.nearly_used()) and self._memory.first("wrap_up"):
+            turn = turn.noted(later.wrap_up(used))
+        return turn
 
     def _gate(self) -> None:
         """Nothing is started past this point once the run is cancelled, its lease is lost or its time is over."""
@@ -111,7 +175,7 @@ class Agent:
         row = self._memory.unusable = self._memory.unusable + 1 if problem else 0
         end = FormatErrors(f"{row} in a row: {problem}") if row >= MAX_UNUSABLE else None
         if calls:
-            return self._execute(calls, end)
+            return self._execute(calls, end).fitted(self._window.results)
         return Turn(note=problem, end=end) if problem else self._submit(completion.message.content)
 
     def _execute(self, calls: list[Ready | Refused], end: AgentEnd | None) -> Turn:
@@ -137,9 +201,12 @@ class Agent:
         return None
 
     def _submit(self, summary: str) -> Turn:
-        if self._workspace.unchanged and not self._memory.nudged:
-            self._memory.nudged = True
+        if self._workspace.unchanged and self._memory.first("nothing_changed"):
             return Turn(note=prompts.nudge("nothing_changed"))
+        tree = self._workspace.tree
+        if self._review and tree and not self._workspace.unchanged and self._memory.first("review"):
+            patch = self._changes.patch(tree)
+            return Turn(note=later.review(patch, self._changes.objections(patch), room=self._window.results))
         return Turn(end=Submitted(summary))
 
     def _conclude(self, end: AgentEnd) -> AgentResult:

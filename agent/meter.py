@@ -8,6 +8,7 @@ from agent.errors import LimitsExceeded
 from agent.types import Limits, Price, Sampling, Usage, Used
 
 MIN_ANSWER = 256  # tokens that must be free in the window for a call to be worth making
+NEARLY = 0.85  # of a limit, from which on the model is told to come to an end
 
 
 class Meter:
@@ -35,9 +36,9 @@ class Meter:
         self.usd += cost
         return cost
 
-    def next_call(self, context: int, sampling: Sampling) -> Sampling:
-        """How the next call may sample with `context` tokens of history: its answer is shortened to what is free in
-        the window. Raises LimitsExceeded."""
+    def next_call(self, context: int, sampling: Sampling, window: int) -> Sampling:
+        """How the next call may sample with `context` tokens of history: its answer is shortened to what is free in a
+        window of `window` tokens. Raises LimitsExceeded."""
         limits = self.limits
         for name, used, limit in (
             ("steps", self.calls, limits.steps),
@@ -47,10 +48,24 @@ class Meter:
             if used >= limit:
                 raise LimitsExceeded(f"{name}: {used} of {limit} used")
         self.check_time()
-        room = limits.context_tokens - context
+        room = window - context
         if room < min(sampling.max_tokens, MIN_ANSWER):
-            raise LimitsExceeded(f"context window: {context} of {limits.context_tokens} tokens used")
+            raise LimitsExceeded(f"context window: {context} of {window} tokens used")
         return sampling.model_copy(update={"max_tokens": min(sampling.max_tokens, room)})
+
+    def nearly_used(self) -> str | None:
+        """The first limit of which little is left, in words for the model; None while there is enough of each."""
+        limits = self.limits
+        tokens = self.usage.prompt + self.usage.completion
+        for what, used, limit, unit in (
+            ("steps", self.calls, limits.steps, ""),
+            ("tokens", tokens, limits.tokens, ""),
+            ("money", self.usd, limits.usd, " USD"),
+            ("time", self.seconds, limits.wall_seconds, " s"),
+        ):
+            if used >= NEARLY * limit:
+                return f"{what}: {used:.6g} of {limit:g}{unit}"
+        return None
 
     def check_time(self) -> None:
         if time.monotonic() >= self.deadline:

@@ -17,6 +17,7 @@ from typing import Protocol, runtime_checkable
 from pydantic import Field
 
 from agent.generated import GeneratedIds
+from agent.outcome import Patch
 from agent.types import AssistantMessage, Completion, Frozen, Input, Sampling, Step, ToolSpec, Usage
 
 
@@ -192,6 +193,16 @@ class Sandbox(Protocol):
         """Of: `no_net`, `seccomp`, `cgroup`, `cow`, `disk_quota`, `uid_drop`, `kernel_isolated`."""
 
     def open(self, spec: SandboxSpec) -> Session: ...
+
+
+class Changes(Protocol):
+    """What a trajectory has changed, as the service sees it."""
+
+    def patch(self, tree: str) -> Patch:
+        """From the base commit to `tree`."""
+
+    def objections(self, patch: Patch) -> Sequence[str]:
+        """Why `patch` would be refused, for the model; nothing where it would not."""
 
 
 class Journal(Protocol):

@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from agent import prompts
 from agent.actions import Turn, understand, unusable
 from agent.errors import ended
-from agent.protocols import Conversation
+from agent.memory import Memory
+from agent.talk import Talk
 from agent.tools import default_tools
 from agent.tools.base import Tool, spec
-from agent.types import Completion, ExitStatus, Frozen, Limits, Step, Task, Used, UserMessage
+from agent.types import Completion, ExitStatus, Frozen, Limits, Step, Task, Used
 
 
 class Progress(Frozen):
@@ -28,16 +28,6 @@ class Progress(Frozen):
         return next((step.tree for step in reversed(self.steps) if step.tree), None)
 
 
-@dataclass
-class Memory:
-    """What the loop knows of the turns before: how many there were, whether it has questioned an unchanged tree, and
-    how many answers in a row were unusable."""
-
-    steps: int = 0
-    nudged: bool = False
-    unusable: int = 0
-
-
 def opening(task: Task, limits: Limits) -> str:
     """sha256 of all that a model is told before its first answer. Steps are gone on from only where it is the same."""
     offered = [spec(tool).model_dump(mode="json") for tool in default_tools(limits)]
@@ -45,24 +35,30 @@ def opening(task: Task, limits: Limits) -> str:
     return hashlib.sha256(told.encode()).hexdigest()
 
 
-def replay(conversation: Conversation, prompt: str, progress: Progress, tools: Sequence[Tool]) -> Memory:
-    """Tell a new `conversation` the task and the recorded turns. Raises the AgentEnd that the last one recorded, but
-    for a cancelled one: a run that may go on is not cancelled."""
+def replay(talk: Talk, progress: Progress, tools: Sequence[Tool]) -> Memory:
+    """Tell a `talk` that has just begun the recorded turns. Raises the AgentEnd that the last one recorded, but for a
+    cancelled one: a run that may go on is not cancelled."""
     memory = Memory()
-    conversation.add([UserMessage(content=prompt)])
-    for step in progress.steps:
+    anew = max((n for n, step in enumerate(progress.steps) if step.compacted is not None), default=-1)
+    for number, step in enumerate(progress.steps):
         assert step.answer is not None, "a step without its answer can't be gone on from"
         memory.steps += 1
-        memory.nudged |= step.note.startswith(prompts.nudge("nothing_changed"))
+        memory.told(step.note)
+        memory.acted(step.actions, step.tree)
         if step.finish_reason != "abort":  # an aborted answer is no part of the history
-            conversation.restore(step.answer, step.generated)
             completion = Completion(
                 message=step.answer, usage=step.usage, finish_reason=step.finish_reason, seconds=step.model_seconds
             )
             problem = unusable(completion, understand(completion, tools))
             memory.unusable = memory.unusable + 1 if problem else 0
-            if messages := Turn(step.actions, step.note).messages():
-                conversation.add(messages)
+            if number > anew:
+                talk.restore(step.answer, step.generated)
+                if messages := Turn(step.actions, step.note).messages():
+                    talk.add(messages)
+        if step.compacted is not None:
+            memory.anew()
+            if number == anew:
+                talk.restart(step.compacted)
         if step.exit_status is not None and step.exit_status is not ExitStatus.CANCELLED:
             raise ended(step.exit_status, step.exit_reason)
     return memory

@@ -222,6 +222,7 @@ class ExitStatus(StrEnum):
     SUBMITTED = "submitted"
     LIMITS_EXCEEDED = "limits_exceeded"
     FORMAT_ERRORS = "format_errors"
+    STUCK = "stuck"
     CANCELLED = "cancelled"
     ERROR = "error"
 
@@ -250,6 +251,9 @@ class Step(Frozen):
     elapsed: float = Field(default=0.0, ge=0, description="seconds of the trajectory so far")
     exit_status: ExitStatus | None = Field(default=None, description="set where the trajectory ended with this step")
     exit_reason: str = ""
+    compacted: str | None = Field(
+        default=None, description="set where the conversation began anew after this step: its first user message"
+    )
 
     @property
     def malformed(self) -> int:

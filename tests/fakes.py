@@ -18,7 +18,9 @@ from threading import Event, Thread
 
 from agent.errors import NotSaved
 from agent.generated import GeneratedIds
+from agent.outcome import FileChange, Patch
 from agent.protocols import Captured, ExecResult, ExecStatus, Session
+from agent.tokens import TokenCounter
 from agent.types import (
     AssistantMessage,
     Completion,
@@ -60,7 +62,14 @@ class FakeConversation:
         self.messages: list[Input | AssistantMessage] = []
         self.restored: list[GeneratedIds | None] = []
         self.closed = False
-        self.tokens = model.first_tokens
+        self.said = 0
+        self._history = model.counter and model.counter.open(model.system, model.tools)
+
+    @property
+    def tokens(self) -> int:
+        if self._history is not None:
+            return len(self._history)
+        return self._model.first_tokens + self._model.tokens_per_message * self.said
 
     def add(self, messages: Sequence[Input]) -> None:
         assert not self.closed
@@ -68,14 +77,20 @@ class FakeConversation:
         for message in messages:
             if isinstance(message, ToolMessage):
                 self._open_calls.remove(message.tool_call_id)
+        self._tell(*messages)
+        self.said += len(messages)
+
+    def _tell(self, *messages: Input | AssistantMessage) -> None:
         self.messages.extend(messages)
-        self.tokens += self._model.tokens_per_message * len(messages)
+        for message in messages:
+            if self._history is not None:
+                self._history.add(message)
 
     def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:
         assert not self.closed
         assert not self._open_calls, "a tool call has no result"
         assert not isinstance(self.messages[-1], AssistantMessage), "two answers in a row"
-        self.messages.append(answer)
+        self._tell(answer)
         self.restored.append(generated)
         self._open_calls = [made.id for made in answer.tool_calls]
 
@@ -84,13 +99,14 @@ class FakeConversation:
         assert not isinstance(self.messages[-1], AssistantMessage), "nothing was said since the last answer"
         assert not self._open_calls, "a tool call has no result"
         self._model.samplings.append(sampling)
+        self._model.prompts.append(self.tokens)
         answer = self._model.answers.pop(0)
         if isinstance(answer, Exception):
             raise answer
         if callable(answer):
             answer = answer(deadline, cancel)
         if answer.finish_reason != "abort":
-            self.messages.append(answer.message)
+            self._tell(answer.message)
             self._open_calls = [made.id for made in answer.message.tool_calls]
         return answer
 
@@ -103,25 +119,36 @@ Answer = Completion | Exception | Callable[[float, Event], Completion]
 
 
 class FakeModel:
-    """`answers`: completions, errors to raise, or functions of (deadline, cancel) for calls that wait."""
+    """`answers`: completions, errors to raise, or functions of (deadline, cancel) for calls that wait. `counter`: count
+    tokens with it instead of so many per message."""
 
     label = "fake (no language model ran)"
-    tokenizer = "fake (approximate)"
     identity = "fake"
     alive = True
     window: int | None = None
 
-    def __init__(self, *answers: Answer, first_tokens: int = 100, tokens_per_message: int = 10) -> None:
+    def __init__(
+        self,
+        *answers: Answer,
+        first_tokens: int = 100,
+        tokens_per_message: int = 10,
+        counter: TokenCounter | None = None,
+    ) -> None:
         self.answers = list(answers)
+        self.counter = counter
+        self.tokenizer = "fake (approximate)" if counter is None else "fake"
         self.first_tokens = first_tokens
         self.tokens_per_message = tokens_per_message
         self.samplings: list[Sampling] = []
+        self.prompts: list[int] = []  # tokens of each call's
         self.conversation: FakeConversation | None = None
+        self.conversations: list[FakeConversation] = []
 
     def open(self, system: str, tools: Sequence[ToolSpec]) -> FakeConversation:
         self.system = system
         self.tools = tuple(tools)
         self.conversation = FakeConversation(self)
+        self.conversations.append(self.conversation)
         return self.conversation
 
 
@@ -168,6 +195,34 @@ class FakeJournal:
         if "step" in self._refuses:
             raise self._refuses["step"]
         self.steps.append(step)
+
+
+class FakeChanges:
+    """Patches of a bare repository's trees, against `base`; `objects` is what is said against each."""
+
+    def __init__(self, git_dir: Path, base: str, objects: Sequence[str] = ()) -> None:
+        self._git_dir, self._base, self._objects = git_dir, base, objects
+
+    def patch(self, tree: str) -> Patch:
+        argv = ["git", f"--git-dir={self._git_dir}", "diff-tree", "-r", "--no-renames"]
+        env = {"PATH": os.environ["PATH"], "GIT_CONFIG_NOSYSTEM": "1", "HOME": "/nonexistent"}
+        raw, diff = (
+            subprocess.run([*argv, form, self._base, tree], env=env, capture_output=True, text=True, check=True).stdout
+            for form in ("--raw", "-p")
+        )
+        files = [line[1:].split("\t") for line in raw.splitlines()]
+        changes = [(facts.split(), path) for facts, path in files]
+        return Patch(
+            base_commit=self._base,
+            tree=tree,
+            diff=diff,
+            files=tuple(
+                FileChange(path=path, status=facts[4], old_mode=facts[0], new_mode=facts[1]) for facts, path in changes
+            ),
+        )
+
+    def objections(self, patch: Patch) -> Sequence[str]:
+        return self._objects
 
 
 class FakeSession:

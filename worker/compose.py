@@ -135,6 +135,7 @@ def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositor
         repositories=repositories,
         limits=limits(settings),
         price=settings.prices,
+        review=settings.review,
     )
 
 

@@ -89,6 +89,7 @@ class Settings(BaseSettings):
     tekken_file: Path | None = Field(default=None, description="the model's own tokenizer file")
     price: Price | None = Field(default=None, description='JSON, USD per million: {"prompt": 0.1, "completion": 0.3}')
     limits: Limits = Limits()
+    review: bool = Field(default=True, description="the model looks at its change once more before it is proposed")
     isolation: Isolation = Isolation.STRICT
     sandbox: SandboxBackend = Field(default="bwrap", description="container: docker or podman; runsc: experimental")
     sandbox_image: str | None = Field(default=None, description="for docker: an image with sh, coreutils and git")

@@ -6,15 +6,15 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
-from importlib.resources import files
 from string import Template
 
 from agent.prompts.fence import bounded, tag_for, visible
-from agent.prompts.filemap import file_map
+from agent.prompts.filemap import ENTRIES, file_map
+from agent.prompts.later import FILE as LATER
+from agent.prompts.templates import fill, sections, source
 from agent.types import Limits, Task, ToolSpec
 
-_FILES = ("system.md", "task.md", "nudges.md")
+_FILES = ("system.md", "task.md", "nudges.md", LATER)
 _INSTRUCTIONS_BYTES = 32 << 10
 _BODY_BYTES = 24_000
 _TITLE_CHARACTERS = 300
@@ -22,38 +22,39 @@ _TITLE_CHARACTERS = 300
 
 def system() -> str:
     """The same for every run, so that engines share its prefix between all of them."""
-    return _source("system.md").strip()
+    return source("system.md").strip()
 
 
-def task(task: Task, limits: Limits) -> str:
-    """The first user message. No part takes more than about a quarter of the window (some four bytes a token)."""
-    part = limits.context_tokens
+def task(task: Task, limits: Limits, share: float = 1.0, *, files: bool = True) -> str:
+    """The first user message. No part takes more than about a quarter of the window (some four bytes a token), or than
+    `share` of that; `files`: with the map of the repository."""
+    part = int(limits.context_tokens * share)
     body = bounded(visible(task.body), min(_BODY_BYTES, part)) or "(the issue has no text beyond its title)"
-    shown = [
-        _fill(
-            "issue",
-            repository=visible(task.repository),
-            base_commit=task.base_commit,
-            title=" ".join(visible(task.title).split())[:_TITLE_CHARACTERS],
-            tag=tag_for("issue_text", body),
-            body=body,
-        )
-    ]
-    if task.test_command:
-        shown.append(_fill("test_command", test_command=visible(task.test_command)))
+    # The issue comes last: runs of one commit then share all before it, and an engine computes that once for them.
+    shown = [_fill("repository", repository=visible(task.repository), base_commit=task.base_commit)]
     if task.instructions and task.instructions.strip():
         instructions = bounded(visible(task.instructions), min(_INSTRUCTIONS_BYTES, part))
         shown.append(
             _fill("instructions", tag=tag_for("repository_instructions", instructions), instructions=instructions)
         )
-    if task.files:
-        shown.append(_fill("files", files=file_map(task.files)))
+    if task.test_command:
+        shown.append(_fill("test_command", test_command=visible(task.test_command)))
+    if task.files and files:
+        shown.append(_fill("files", files=file_map(task.files, max(1, int(ENTRIES * share)))))
+    title = " ".join(visible(task.title).split())[:_TITLE_CHARACTERS]
+    shown.append(_fill("issue", title=title, tag=tag_for("issue_text", body), body=body))
     return "\n\n".join(shown)
 
 
 def nudge(name: str) -> str:
     """A remark of the loop to the model, by its name in nudges.md."""
-    return _sections("nudges.md")[name]
+    return sections("nudges.md")[name]
+
+
+def remarks(note: str, name: str) -> bool:
+    """Whether a step's note holds the loop's remark of that name, whatever it was filled with."""
+    text = {**sections("nudges.md"), **sections(LATER)}[name]
+    return text.partition("$")[0] in note
 
 
 def not_saved(reason: str, detail: str) -> str:
@@ -66,27 +67,11 @@ def prompt_hash(tools: Sequence[ToolSpec]) -> str:
     """sha256 over the templates and the tools as offered: equal hashes mean equally worded prompts."""
     digest = hashlib.sha256()
     for name in _FILES:
-        digest.update(f"{name}\0{_source(name)}\0".encode())
+        digest.update(f"{name}\0{source(name)}\0".encode())
     offered = [tool.model_dump(mode="json") for tool in tools]
     digest.update(json.dumps(offered, sort_keys=True, ensure_ascii=True).encode())
     return digest.hexdigest()
 
 
 def _fill(section: str, **values: str) -> str:
-    # substitute() does not look into what it filled in: a `$` in the issue stays a `$`.
-    return Template(_sections("task.md")[section]).substitute(values)
-
-
-@cache
-def _source(name: str) -> str:
-    return files(__name__).joinpath(name).read_text(encoding="utf-8")
-
-
-@cache
-def _sections(name: str) -> dict[str, str]:
-    """The parts of a template file, each under a line `%% name`."""
-    parts = {}
-    for part in ("\n" + _source(name)).split("\n%% ")[1:]:
-        heading, _, text = part.partition("\n")
-        parts[heading.strip()] = text.strip()
-    return parts
+    return fill("task.md", section, **values)

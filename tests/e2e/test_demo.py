@@ -36,7 +36,7 @@ def test_the_demo_delivers_a_fix():
     assert (result["state"], result["outcome"]) == ("delivered", "fixed")
     assert (result["tests_before"], result["tests_after"]) == ("failed", "passed")
     assert result["branch"] == "devstral/issue-1"
-    assert result["steps"] == 5
+    assert result["steps"] == 6
     assert result["usage"]["prompt"] > result["usage"]["cached"] > 0
     assert result["cost_usd"] > 0
     assert done.stdout.count("checked ") == 5

@@ -11,8 +11,9 @@ from sqlalchemy import select
 
 from tests.fake_openai_server import FakeOpenAIServer, Reply
 from tests.worker_processes import PROFILE, Service, wait_until
-from worker.store.models import RunState, Spend, Step
+from worker.store.models import RunState, Spend
 from worker.store.session import Store
+from worker.store.steps import Step
 
 LOOK = Reply(calls=((None, "bash", json.dumps({"command": "cat README.md"})),))
 DONE = Reply(content="done")  # said twice, of a workspace without a change

@@ -25,8 +25,9 @@ from worker.adapters.engine.vllm_host import VllmEngine
 from worker.adapters.sandbox import BwrapSandbox
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
-from worker.store.models import Run, RunState, Spend, Step
+from worker.store.models import Run, RunState, Spend
 from worker.store.session import Store
+from worker.store.steps import Step
 
 TEST = "grep -q made new.txt"
 

@@ -14,7 +14,7 @@ from tests.factories import queue_run
 from tests.fakes import say
 from tests.integration.world import World
 from worker.runs import ledger, states
-from worker.store import models
+from worker.store import models, steps
 
 CALL = ToolCall(id="call00000", name="bash", arguments="{}")
 STEP = Step(
@@ -49,7 +49,7 @@ def record(store, lease, step, model="vllm:m (vllm 1)"):
 def test_a_step_comes_back_as_it_was(store, lease):
     record(store, lease, STEP)
     with store.transaction() as session:
-        assert ledger.stored_step(session.scalars(select(models.Step)).one()) == STEP
+        assert ledger.stored_step(session.scalars(select(steps.Step)).one()) == STEP
 
 
 def test_one_of_a_server_that_does_not_tell_comes_back_too(store, lease):
@@ -58,7 +58,7 @@ def test_one_of_a_server_that_does_not_tell_comes_back_too(store, lease):
     )
     record(store, lease, plain)
     with store.transaction() as session:
-        assert ledger.stored_step(session.scalars(select(models.Step)).one()) == plain
+        assert ledger.stored_step(session.scalars(select(steps.Step)).one()) == plain
 
 
 def test_a_run_is_shown_with_its_calls(store, lease, ask):
@@ -110,6 +110,6 @@ def test_an_aborted_call_is_booked_with_its_share(store, tmp_path):
     world.pursue(say("ha", finish_reason="abort", usage=usage, times=STEP.times))
     with store.transaction() as session:
         assert session.scalars(select(models.Spend.gpu_seconds)).all() == [0.5]
-        (step,) = session.scalars(select(models.Step)).all()
+        (step,) = session.scalars(select(steps.Step)).all()
     assert (step.finish_reason, step.gpu_seconds, step.decode_seconds, step.repairs) == ("abort", 0.5, 0.75, None)
     world.heartbeat.close()

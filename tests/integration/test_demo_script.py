@@ -63,6 +63,7 @@ def play(root: Path, marked: str | None = None) -> Attempt:
         repositories=repositories,
         limits=Limits(),
         price=Price(),
+        review=True,
     )
     git_dir = repositories.run_dir("play", bare.path(REPOSITORY))
     title, body = issue()

@@ -29,8 +29,9 @@ from worker.runs import requests, states
 from worker.shutdown import Shutdown
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
-from worker.store.models import Run, RunState, Spend, Step
+from worker.store.models import Run, RunState, Spend
 from worker.store.pg_notify import Listener
+from worker.store.steps import Step
 
 SLACK_SECONDS = (
     10.0  # for a machine that does much else: without a notice it would be an hour, without an abort for ever

@@ -85,7 +85,7 @@ def test_apply_output_json_and_trajectory(repo, script, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert (result["outcome"], result["files"], result["steps"]) == ("fixed", ["textkit/wrapping.py"], 5)
+    assert (result["outcome"], result["files"], result["steps"]) == ("fixed", ["textkit/wrapping.py"], 6)
     assert result["patch"] == patch.read_text()
     assert result["error"] is None
     assert 0 < result["cost_usd_low"] <= result["cost_usd"] == round(result["cost_usd"], 6)
@@ -106,10 +106,10 @@ def test_apply_reaches_the_whole_work_tree_from_a_subdirectory_and_from_a_hook(r
 
 
 def played(tmp_path, *commands):
-    """A script whose model runs these shell commands, one a step, and submits."""
+    """A script whose model runs these shell commands, one a step, and submits, also after the review."""
     source = json.loads(SCRIPT.read_text())
     calls = [[{"name": "bash", "arguments": {"command": command}}] for command in commands]
-    replies = [*({"content": "", "tool_calls": made} for made in calls), {"content": "Done."}]
+    replies = [*({"content": "", "tool_calls": made} for made in calls), {"content": "Done."}, {"content": "Done."}]
     source["turns"] = [{"expect": [], "reply": reply} for reply in replies]
     (tmp_path / "source.json").write_text(json.dumps(source))
     record(tmp_path / "source.json", tmp_path / "script.json", repository="textkit", number=None)
@@ -132,7 +132,7 @@ def test_a_workspace_too_large_to_be_saved_keeps_the_patch_of_before(repo, tmp_p
     model = played(tmp_path, "echo good >textkit/good.txt", "head -c 70000000 /dev/urandom >build.bin")
     done = fix("--repo", repo, "--issue-file", ISSUE, "--model", model, "--json", cwd=tmp_path)
     result = json.loads(done.stdout)
-    assert (result["files"], result["exit_status"], result["steps"]) == (["textkit/good.txt"], "submitted", 3)
+    assert (result["files"], result["exit_status"], result["steps"]) == (["textkit/good.txt"], "submitted", 4)
     assert "the last changes could not be saved: they are larger than a snapshot may be" in done.stderr
 
 

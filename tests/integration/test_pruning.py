@@ -16,7 +16,8 @@ from worker.demo.github_double.bare import BareRepositories
 from worker.prune import PruneRows, PruneRunDirs
 from worker.runs import ledger, states
 from worker.store import pruning, queries
-from worker.store.models import Delivery, DeliveryState, Run, RunState, Spend, Step
+from worker.store.models import Delivery, DeliveryState, Run, RunState, Spend
+from worker.store.steps import Step
 
 DAYS = {"request_days": 30, "delivery_days": 180, "step_days": 180}
 

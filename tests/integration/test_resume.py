@@ -21,7 +21,8 @@ from worker.commands.show import described, lines
 from worker.errors import ModelUnavailable
 from worker.runs import states
 from worker.store import queries, trajectories
-from worker.store.models import Run, RunState, Spend, Step
+from worker.store.models import Run, RunState, Spend
+from worker.store.steps import Step
 
 
 class Killed(BaseException):

@@ -6,7 +6,7 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,8 @@ from agent.types import (
     Usage,
     UserMessage,
 )
-from tests.fakes import FakeJournal, FakeModel, FakeSession, call, say, workspace
+from agent.window import APPROXIMATE
+from tests.fakes import FakeChanges, FakeJournal, FakeModel, FakeSession, call, say, workspace
 from worker.errors import LeaseLost, ModelUnavailable, SandboxUnavailable
 
 TASK = Task(repository="acme/shop", issue_number=7, title="Sum is wrong", body="1 + 1 gives 3", base_commit="0" * 40)
@@ -48,7 +49,16 @@ Make = Callable[..., Agent]
 
 @pytest.fixture
 def make(session: FakeSession) -> Make:
-    def made(*answers: object, model: FakeModel | None = None, journal: FakeJournal | None = None, **limits: float):
+    base = session.snapshot()
+
+    def made(
+        *answers: object,
+        model: FakeModel | None = None,
+        journal: FakeJournal | None = None,
+        review: bool = False,
+        objects: Sequence[str] = (),
+        **limits: float,
+    ):
         return Agent(
             model or FakeModel(*answers),
             session,
@@ -58,6 +68,8 @@ def make(session: FakeSession) -> Make:
             price=Price(prompt=1.0, completion=10.0),
             sampling=Sampling(),
             cancel=threading.Event(),
+            changes=FakeChanges(session.git_dir, base, objects),
+            review=review,
         )
 
     return made
@@ -122,7 +134,6 @@ def test_an_unusable_answer_is_booked_before_it_is_understood(make: Make):
         ({"tokens": 220}, "tokens: 220 of 220"),
         ({"usd": 0.0004}, "USD: 0.0004 of 0.0004"),
         ({"wall_seconds": 1e-9}, "wall time"),
-        ({"context_tokens": 370}, "context window: 120 of 370"),
     ],
 )
 def test_each_limit_ends_it_by_name_and_keeps_the_diff(make: Make, limits: dict[str, float], named: str):
@@ -133,9 +144,10 @@ def test_each_limit_ends_it_by_name_and_keeps_the_diff(make: Make, limits: dict[
 
 
 def test_the_answer_is_shortened_to_what_is_free_in_the_window(make: Make):
-    model = FakeModel(EDIT, say("done"), first_tokens=1000, tokens_per_message=50)
+    model = FakeModel(EDIT, say("done"), first_tokens=400, tokens_per_message=50)
     make(model=model, context_tokens=2000).run()
-    assert [sampling.max_tokens for sampling in model.samplings] == [950, 900]
+    free = int(2000 * APPROXIMATE) - 450
+    assert [sampling.max_tokens for sampling in model.samplings] == [free, free - 50]
 
 
 def test_an_aborted_call_past_the_deadline_is_booked_and_ends_by_wall_time(make: Make):

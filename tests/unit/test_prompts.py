@@ -24,12 +24,21 @@ def test_the_task_holds_every_part_that_is_known():
     text = prompts.task(
         task(test_command="pytest -q", instructions="Use tabs.", files=("a.py", "src/b.py"), title="Wrong\nsum"), LIMITS
     )
-    assert "repository acme/shop (base commit cccc" in text
+    assert "repository acme/shop, checked out at its base commit cccc" in text
     assert "Title: Wrong sum\n" in text
     assert "<issue_text_1>\nB\n</issue_text_1>" in text
     assert "    pytest -q\n" in text
     assert "<repository_instructions_1>\nUse tabs.\n</repository_instructions_1>" in text
     assert "a.py\nsrc/\n  b.py" in text
+
+
+def test_runs_of_one_commit_share_all_that_comes_before_the_issue():
+    known = {"test_command": "pytest -q", "instructions": "Use tabs.", "files": ("a.py", "src/b.py")}
+    one, other = (prompts.task(task(title=title, body=title, **known), LIMITS) for title in ("One", "Other"))
+    before, _, _ = one.partition("Resolve this issue.")
+    assert other.startswith(before)
+    assert "Use tabs." in before
+    assert "src/\n  b.py" in before
 
 
 def test_parts_that_are_not_known_are_not_mentioned():

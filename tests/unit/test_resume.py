@@ -26,7 +26,7 @@ from agent.types import (
     Usage,
     Used,
 )
-from tests.fakes import FakeJournal, FakeModel, FakeSession, call, say, workspace
+from tests.fakes import FakeChanges, FakeJournal, FakeModel, FakeSession, call, say, workspace
 from worker.errors import LeaseLost, ModelUnavailable
 
 TASK = Task(repository="acme/shop", issue_number=7, title="Sum is wrong", body="1 + 1 gives 3", base_commit="0" * 40)
@@ -55,10 +55,16 @@ Make = Callable[..., Agent]
 def make(session: FakeSession, tmp_path: Path) -> Make:
     base = session.snapshot()
 
-    def made(*answers: object, journal: FakeJournal, progress: Progress = Progress(), **limits: float) -> Agent:  # noqa: B008
+    def made(
+        *answers: object,
+        journal: FakeJournal,
+        progress: Progress = Progress(),  # noqa: B008
+        model: FakeModel | None = None,
+        **limits: float,
+    ) -> Agent:
         session.reset(base)  # a new sandbox begins at the base
         return Agent(
-            FakeModel(*answers),
+            model or FakeModel(*answers),
             session,
             journal,
             TASK,
@@ -66,6 +72,8 @@ def make(session: FakeSession, tmp_path: Path) -> Make:
             price=PRICE,
             sampling=Sampling(),
             cancel=threading.Event(),
+            changes=FakeChanges(session.git_dir, base),
+            review=False,
             progress=progress,
         )
 

@@ -13,7 +13,7 @@ from agent.outcome import FileChange, Patch
 from agent.protocols import Isolation, Journal
 from agent.trajectory import FORMAT, JsonlJournal, TrajectoryError, header, load
 from agent.types import ExitStatus, Limits, Price, Sampling, Task, Usage
-from tests.fakes import Answer, FakeModel, FakeSession, call, say, workspace
+from tests.fakes import Answer, FakeChanges, FakeModel, FakeSession, call, say, workspace
 from worker.errors import SandboxUnavailable
 
 TASK = Task(repository="a/b", issue_number=1, title="t", body="ü\u2028\n</x>", base_commit="0" * 40, files=("shop.py",))
@@ -37,9 +37,10 @@ def record(path: Path, session: FakeSession, *answers: Answer) -> Agent:
             price=Price(prompt=1.0),
             sampling=Sampling(),
             cancel=threading.Event(),
+            changes=FakeChanges(session.git_dir, session.snapshot()),
+            review=False,
         )
-        journal.begin(header(agent, Isolation.BASIC))
-        result = agent.run()
+        result = agent.run(lambda: journal.begin(header(agent, Isolation.BASIC)))
         change = FileChange(path="fix.py", status="A", old_mode="000000", new_mode="100644", added=1, removed=0)
         journal.end(result, Patch(base_commit="0" * 40, tree=result.final_tree, diff="+x\n", files=(change,)))
     return agent

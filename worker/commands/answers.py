@@ -24,11 +24,11 @@ def answers(since: datetime | None, until: datetime | None, *, as_json: bool) ->
     A model's name holds its version. A version that is worse shows here before it shows in outcomes. Read from the
     recorded steps, so answers of pruned runs are left out.
     """
-    from worker.store import calls
+    from worker.store import steps
 
     first, last = (None if day is None else day.date() for day in (since, until))
     found = in_transaction(
-        lambda session: [_rated(row) for row in calls.answers_by_model(session, since=first, until=last)]
+        lambda session: [_rated(row) for row in steps.answers_by_model(session, since=first, until=last)]
     )
     if as_json:
         terminal.data(found)

@@ -56,6 +56,7 @@ def record(source: Path, target: Path, *, repository: str = REPOSITORY, number: 
             repositories=repositories,
             limits=Limits(),
             price=of_profile("small-24b").price,
+            review=True,
         )
         git_dir = repositories.run_dir("record", bare.path(REPOSITORY))
         title, body = issue()

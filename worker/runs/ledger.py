@@ -17,7 +17,8 @@ from agent.generated import GeneratedIds
 from worker.runs import budgets, totals
 from worker.runs.accounts import Amount
 from worker.runs.states import Lease, write
-from worker.store.models import Evidence, Patch, Run, Spend, Step
+from worker.store.models import Evidence, Patch, Run, Spend
+from worker.store.steps import Step
 from worker.store.text import clean
 
 MICRO = Decimal("0.000001")
@@ -120,6 +121,7 @@ def record_step(session: Session, lease: Lease, step: types.Step, *, model: str 
             tree=step.tree,
             prompt_tokens=step.usage.prompt,
             cached_tokens=step.usage.cached,
+            cache_untold_tokens=step.usage.cache_untold,
             completion_tokens=step.usage.completion,
             usd=usd(step.usd),
             model_seconds=step.model_seconds,
@@ -128,6 +130,7 @@ def record_step(session: Session, lease: Lease, step: types.Step, *, model: str 
             elapsed=step.elapsed,
             exit_status=step.exit_status,
             exit_reason=clean(step.exit_reason),
+            compacted=None if step.compacted is None else clean(step.compacted),
             model=clean(model) or None,
             turn_seconds=times and times.turn,
             queue_seconds=times and times.queued,
@@ -170,6 +173,7 @@ def stored_step(row: Step) -> types.Step | None:
         usage=types.Usage(
             prompt=row.prompt_tokens,
             cached=row.cached_tokens,
+            cache_untold=row.cache_untold_tokens,
             completion=row.completion_tokens,
             gpu_seconds=row.gpu_seconds,
         ),
@@ -185,6 +189,7 @@ def stored_step(row: Step) -> types.Step | None:
         elapsed=row.elapsed,
         exit_status=row.exit_status,
         exit_reason=row.exit_reason,
+        compacted=row.compacted,
     )
 
 

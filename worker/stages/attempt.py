@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
 from agent import prompts
 from agent.errors import NotSaved
+from agent.hygiene import HygienePolicy, check, printable
 from agent.loop import Agent
 from agent.outcome import Patch
 from agent.protocols import Journal, Model, Sandbox, SandboxLimits
@@ -30,6 +31,23 @@ class Attempt:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RunChanges:
+    """`agent.protocols.Changes` of a run's repository."""
+
+    repositories: Repositories
+    git_dir: Path
+    commit: str
+    policy: HygienePolicy
+
+    def patch(self, tree: str) -> Patch:
+        return self.repositories.patch(self.git_dir, self.commit, tree)
+
+    def objections(self, patch: Patch) -> Sequence[str]:
+        existing = self.repositories.list_files(self.git_dir, self.commit)
+        return [f"{printable(v.path)}: {v.reason}" for v in check(patch, self.policy, existing=existing)]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Solver:
     """What one trajectory needs besides its task. One per process; each `solve` has a sandbox of its own."""
 
@@ -39,6 +57,7 @@ class Solver:
     limits: Limits
     price: Price
     sampling: Sampling = field(default_factory=Sampling)
+    review: bool = False  #: the model looks at its change once more before it is proposed
     sandbox_limits: SandboxLimits = field(default_factory=SandboxLimits)
 
     def task(self, git_dir: Path, *, repository: str, number: int | None, title: str, body: str, commit: str) -> Task:
@@ -62,6 +81,14 @@ class Solver:
             files=self.repositories.list_files(git_dir, commit),
         )
 
+    def changes(self, git_dir: Path, commit: str) -> RunChanges:
+        """What a run from `commit` changes, by the rules of that commit."""
+        try:
+            policy = config.parse(self.repositories.read_file(git_dir, commit, config.PATH)).hygiene
+        except config.ConfigError:
+            policy = config.RepositoryConfig().hygiene
+        return RunChanges(repositories=self.repositories, git_dir=git_dir, commit=commit, policy=policy)
+
     def solve(
         self,
         git_dir: Path,
@@ -75,8 +102,9 @@ class Solver:
     ) -> Attempt:
         """Run the agent on `task`. Service errors and a lost lease propagate; every agent's end comes back.
 
-        `layer` is what the repository's set-up made; `starting` sees the agent before its first call, for a journal
-        that wants to describe it; `progress` says where to go on, of a trajectory with the opening that it is given.
+        `layer` is what the repository's set-up made; `starting` sees the agent with its opening, before its first call,
+        for a journal that wants to describe it; `progress` says where to go on, of a trajectory with the opening that
+        it is given.
         """
         limits = self.limits.in_window(self.model.window)
         begin = progress(opening(task, limits))
@@ -91,10 +119,11 @@ class Solver:
                 price=self.price,
                 sampling=self.sampling,
                 cancel=cancel,
+                changes=self.changes(git_dir, task.base_commit),
+                review=self.review,
                 progress=begin,
             )
-            starting(agent)
-            result = agent.run()
+            result = agent.run(lambda: starting(agent))
         except NotSaved as error:  # before the agent did anything
             raise RepositoryRefused(f"the repository's own files could not be read: {error}") from error
         finally:

@@ -15,7 +15,6 @@ from agent.outcome import Outcome, TestOutcome
 from agent.protocols import Isolation
 from agent.types import ExitStatus
 from worker.store.base import Base, by_value
-from worker.store.calls import CallColumns
 
 
 class DeliveryState(StrEnum):
@@ -183,38 +182,6 @@ class Run(Base):
     started_at: Mapped[datetime | None]
     concluded_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
-
-
-class Step(CallColumns, Base):
-    """One turn of a trajectory, written as it happened, under the lease it happened in.
-
-    After a fresh start an index is there twice: `queries.steps` reads one trajectory."""
-
-    __tablename__ = "steps"
-    __table_args__ = (UniqueConstraint("run_id", "sample", "lease_token", "index"),)
-
-    id: Mapped[int] = mapped_column(Identity(always=True), primary_key=True)
-    run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
-    sample: Mapped[int] = mapped_column(server_default="0")
-    lease_token: Mapped[int]
-    index: Mapped[int]
-    thought: Mapped[str]
-    note: Mapped[str] = mapped_column(server_default="")
-    actions: Mapped[list[dict[str, Any]]]
-    tree: Mapped[str | None]
-    prompt_tokens: Mapped[int]
-    cached_tokens: Mapped[int]
-    completion_tokens: Mapped[int]
-    usd: Mapped[Decimal]
-    model_seconds: Mapped[float]
-    #: The answer's JSON in ASCII. Bytes, since text here can't hold all that a model writes, and it has to come back
-    #: exactly. None: recorded before there was this column; such a step can't be gone on from.
-    answer: Mapped[bytes | None] = mapped_column(LargeBinary)
-    finish_reason: Mapped[str | None]
-    elapsed: Mapped[float] = mapped_column(server_default="0")
-    exit_status: Mapped[ExitStatus | None] = mapped_column(by_value(ExitStatus, "exit_status"))
-    exit_reason: Mapped[str] = mapped_column(server_default="")
-    created_at: Mapped[datetime] = _now()
 
 
 class Spend(Base):

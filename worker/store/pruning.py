@@ -14,7 +14,8 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, null, select, update
 from sqlalchemy.orm import Session
 
-from worker.store.models import Delivery, DeliveryState, Run, RunState, Step
+from worker.store.models import Delivery, DeliveryState, Run, RunState
+from worker.store.steps import Step
 
 BATCH = 2000
 _ENDED = (RunState.DELIVERED, RunState.FAILED, RunState.CANCELLED)

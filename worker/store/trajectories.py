@@ -15,7 +15,8 @@ from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import Session
 
 from worker.store.attempts import Attempt
-from worker.store.models import Spend, Step
+from worker.store.models import Spend
+from worker.store.steps import Step
 
 
 def _began(run_id: UUID) -> ScalarSelect[int]:
