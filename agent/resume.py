@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent import prompts
-from agent.actions import Turn, understand, unusable
+from agent.actions import Turn, recall, understand, unusable
 from agent.errors import ended
 from agent.protocols import Conversation
 from agent.tools import default_tools
@@ -59,7 +59,9 @@ def replay(conversation: Conversation, prompt: str, progress: Progress, tools: S
             completion = Completion(
                 message=step.answer, usage=step.usage, finish_reason=step.finish_reason, seconds=step.model_seconds
             )
-            problem = unusable(completion, understand(completion, tools))
+            calls = understand(completion, tools)
+            recall(calls, step.actions)
+            problem = unusable(completion, calls)
             memory.unusable = memory.unusable + 1 if problem else 0
             if messages := Turn(step.actions, step.note).messages():
                 conversation.add(messages)
