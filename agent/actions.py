@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from agent import prompts
 from agent.errors import AgentEnd, ToolFailure
 from agent.protocols import Session
-from agent.tools.base import Parameters, Tool, signature
+from agent.tools.base import Parameters, Recalls, Tool, signature
 from agent.tools.text import clean, elide
 from agent.types import Action, Completion, Input, Step, ToolCall, ToolMessage, UserMessage
 from agent.window import share_out
@@ -115,6 +115,14 @@ def run(call: Ready, session: Session) -> Action:
 def refuse(call: ToolCall, problem: str, *, malformed: bool = False) -> Action:
     """The result of a call that is not run."""
     return Action(call=call, observation=clean(_failed(call, problem)), ok=False, malformed=malformed, seconds=0.0)
+
+
+def recall(calls: Sequence[Ready | Refused], actions: Sequence[Action]) -> None:
+    """Restore what recorded calls left in their tools; nothing is executed. Which call had which result is the order
+    of both: each call has exactly one."""
+    for call, action in zip(calls, actions, strict=False):
+        if action.ok and isinstance(call, Ready) and isinstance(call.tool, Recalls):
+            call.tool.recall(call.params)
 
 
 def understand(completion: Completion, tools: Sequence[Tool]) -> list[Ready | Refused]:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 
 from agent import prompts
-from agent.actions import Turn, understand, unusable
+from agent.actions import Turn, recall, understand, unusable
 from agent.errors import ended
 from agent.memory import Memory
 from agent.talk import Talk
@@ -49,7 +49,9 @@ def replay(talk: Talk, progress: Progress, tools: Sequence[Tool]) -> Memory:
             completion = Completion(
                 message=step.answer, usage=step.usage, finish_reason=step.finish_reason, seconds=step.model_seconds
             )
-            problem = unusable(completion, understand(completion, tools))
+            calls = understand(completion, tools)
+            recall(calls, step.actions)
+            problem = unusable(completion, calls)
             memory.unusable = memory.unusable + 1 if problem else 0
             if number > anew:
                 talk.restore(step.answer, step.generated)

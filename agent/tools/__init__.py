@@ -7,6 +7,7 @@ from agent.tools.bash import Bash
 from agent.tools.grep import Grep
 from agent.tools.read_file import ReadFile
 from agent.tools.search_replace import SearchReplace
+from agent.tools.todo import Todo
 from agent.tools.write_file import WriteFile
 from agent.types import Limits
 
@@ -22,4 +23,5 @@ def default_tools(limits: Limits) -> tuple[Tool, ...]:
         SearchReplace(),
         Grep(max_bytes=reply),
         Bash(command_seconds=limits.command_seconds, max_bytes=min(16_000, reply)),
+        Todo(max_bytes=min(8_000, reply // 4)),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -38,9 +38,18 @@ class Tool(Protocol):
     def run(self, session: Session, params: Any) -> str: ...
 
 
+@runtime_checkable
+class Recalls(Protocol):
+    """What a tool can do besides whose calls leave something in it that a resume has to restore."""
+
+    def recall(self, params: Any) -> None:
+        """Take over what a call with these parameters, which succeeded when it was run, has left."""
+
+
 def spec(tool: Tool) -> ToolSpec:
     schema = tool.parameters.model_json_schema()
-    properties = {name: _property(entry) for name, entry in schema.get("properties", {}).items()}
+    shared = schema.get("$defs", {})
+    properties = {name: _property(entry, shared) for name, entry in schema.get("properties", {}).items()}
     return ToolSpec(
         name=tool.name,
         description=tool.description,
@@ -68,10 +77,20 @@ def fields(**values: object) -> str:
     return "\n".join(f"{key}: {value}" for key, value in values.items())
 
 
-def _property(entry: dict[str, Any]) -> dict[str, Any]:
-    """One parameter's schema without pydantic's titles; `X | None = None` is shown as an optional X."""
+def _property(entry: dict[str, Any], shared: dict[str, Any]) -> dict[str, Any]:
+    """One parameter's schema, whole and without pydantic's titles; `X | None = None` is shown as an optional X."""
     kept = {key: value for key, value in entry.items() if key not in ("title", "anyOf")}
     kept |= next((choice for choice in entry.get("anyOf", ()) if choice != {"type": "null"}), {})
     if kept.get("default", ...) is None:
         del kept["default"]
+    if reference := kept.pop("$ref", None):
+        whole = shared[reference.rpartition("/")[2]]
+        kept |= {
+            "type": "object",
+            "properties": {name: _property(one, shared) for name, one in whole["properties"].items()},
+            "required": whole.get("required", []),
+            "additionalProperties": False,
+        }
+    if "items" in kept:
+        kept["items"] = _property(kept["items"], shared)
     return kept

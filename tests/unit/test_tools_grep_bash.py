@@ -193,26 +193,27 @@ def test_every_end_of_a_command_has_words(session: FakeSession, status: ExecStat
     assert "Reason: it was" in failed(Ends(session.root, session.git_dir), "x")
 
 
-def test_the_offered_tools_are_the_known_five_with_clean_schemas():
+def test_the_offered_tools_are_the_known_six_with_clean_schemas():
     specs = [spec(tool) for tool in default_tools(Limits())]
-    assert [one.name for one in specs] == ["read_file", "write_file", "search_replace", "grep", "bash"]
+    assert [one.name for one in specs] == ["read_file", "write_file", "search_replace", "grep", "bash", "todo"]
     assert [list(one.parameters["properties"]) for one in specs] == [
         ["path", "offset", "limit"],
         ["path", "content", "overwrite"],
         ["file_path", "content"],
         ["pattern", "path", "max_matches", "use_default_ignore"],
         ["command", "timeout"],
+        ["action", "todos"],
     ]
     for one in specs:
         assert one.description
         for entry in one.parameters["properties"].values():
-            assert set(entry) <= {"type", "description", "default", "minimum", "minLength"}
+            assert set(entry) <= {"type", "description", "default", "minimum", "minLength", "enum", "items"}
             assert {"type", "description"} <= set(entry)
     assert specs[0].parameters["required"] == ["path"]
     assert specs[0].parameters["properties"]["limit"]["type"] == "integer"
 
 
 def test_replies_shrink_with_the_window():
-    read, _, _, grep_tool, bash_tool = default_tools(Limits(context_tokens=16_384))
+    read, _, _, grep_tool, bash_tool, _ = default_tools(Limits(context_tokens=16_384))
     assert read.max_bytes == grep_tool.max_bytes == 16_384
     assert bash_tool.max_bytes == 16_000

@@ -110,14 +110,20 @@ FIX = call(("search_replace", json.dumps({"file_path": "cart.py", "content": BLO
 TEST = call(("bash", '{"command": "python3 -c \\"from cart import total; print(total([]))\\""}'))
 
 
+PLAN = call(
+    ("todo", '{"action": "write", "todos": [{"id": "1", "content": "look at long.py", "status": "in_progress"}]}')
+)
+
+
 class Working(FakeModel):
     """Looks around for `looks` steps, writes notes when it is asked to, then fixes, tests and submits."""
 
     def __init__(self, looks: int, *, fix_at: int = 0) -> None:
         super().__init__(counter=COUNTER)
-        self._plan = [look(n) for n in range(looks)]
-        self._plan.insert(fix_at, FIX)
-        self._plan += [TEST, say("Fixed: it began at 3."), say("Fixed: it began at 3. Reviewed.")]
+        self.script = [look(n) for n in range(looks)]
+        self.script.insert(fix_at, FIX)
+        self.script.insert(0, PLAN)
+        self.script += [TEST, say("Fixed: it began at 3."), say("Fixed: it began at 3. Reviewed.")]
         self.answers = [self._next] * 10_000
 
     def _next(self, deadline: float, cancel: threading.Event) -> object:
@@ -126,7 +132,7 @@ class Working(FakeModel):
         last = self.conversation.messages[-1]
         if isinstance(last, UserMessage) and last.content == later.take_notes():
             return say(NOTES)
-        return self._plan.pop(0)
+        return self.script.pop(0)
 
 
 def test_a_whole_run_in_a_window_of_16k_begins_anew_and_still_knows_its_task(make: Make):
@@ -162,18 +168,18 @@ def test_within_one_conversation_history_only_grows(make: Make):
     assert fallen == len(model.conversations) - 1
 
 
-@pytest.mark.parametrize("lost_after", range(9, 16))
+@pytest.mark.parametrize("lost_after", range(9, 18))
 def test_a_takeover_goes_on_from_the_last_beginning(make: Make, lost_after: int):
     """The same prompts to the token as a run that was not interrupted, wherever in it the worker was lost."""
-    whole, journal = Working(16, fix_at=3), FakeJournal()
+    whole, journal = Working(17, fix_at=3), FakeJournal()
     make(whole, journal).run()
-    assert 9 <= next(n for n, step in enumerate(journal.steps) if step.compacted) <= 15
-    first, before = Working(16, fix_at=3), FakeJournal()
+    assert 9 < next(n for n, step in enumerate(journal.steps) if step.compacted) < 17
+    first, before = Working(17, fix_at=3), FakeJournal()
     first.answers[lost_after:] = [ModelUnavailable("gone")]
     with pytest.raises(ModelUnavailable):
         make(first, before).run()
     second, after = Working(0), FakeJournal()
-    second._plan = first._plan
+    second.script = first.script
     used = Used(calls=len(before.spends), usage=sum((s[1] for s in before.spends), Usage()))
     result = make(second, after, progress=Progress(steps=tuple(before.steps), used=used)).run()
     assert result.exit_status is ExitStatus.SUBMITTED
