@@ -9,6 +9,7 @@ from pathlib import Path
 from agent.recording import Recording
 from worker import compose
 from worker.bases import commit_directory
+from worker.local import git_directory, head_commit
 from worker.replay.run import Replay, Replayer
 from worker.settings import Settings
 from worker.stages.ports import Layer
@@ -33,8 +34,6 @@ def replay_file(settings: Settings, recording: Recording, base: Path | None, lay
 
 def _repository(base: Path, wanted: str | None) -> tuple[Path, str] | None:
     """(its objects' directory, the recorded commit where it has it, else its HEAD); None where it is none."""
-    from worker.local import git_directory, head_commit
-
     if not (base / ".git").exists() and not (base / "HEAD").exists():
         return None
     git_dir = git_directory(base)
