@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
+from xml.etree import ElementTree as ET
 
 from agent.protocols import Mount, Sandbox, SandboxLimits
 from worker.errors import BadPatch
@@ -87,8 +87,8 @@ class Scorer:
 def parsed(report: str) -> dict[str, str]:
     """The outcomes in pytest's JUnit XML (family xunit1) by node id; nothing where it is none."""
     try:
-        root = ElementTree.fromstring(report)  # noqa: S314 - expat refuses entity bombs, and knows no files
-    except ElementTree.ParseError:
+        root = ET.fromstring(report)  # noqa: S314 - expat refuses entity bombs, and knows no files
+    except ET.ParseError:
         return {}
     found = {}
     for case in root.iter("testcase"):

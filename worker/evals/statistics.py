@@ -1,4 +1,4 @@
-"""What few instances can tell: rates with Wilson's intervals, differences of the same instances by a paired bootstrap."""
+"""What few instances can tell: rates with Wilson's intervals, differences by a paired bootstrap."""
 
 from __future__ import annotations
 
