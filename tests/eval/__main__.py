@@ -95,7 +95,7 @@ def replays(settings: Settings, folder: Path, only: str) -> list[str]:
         if only not in name:
             continue
         base = _base(recording)
-        if base is None and any(old.strip("0") for _, old, _ in indexed(recording.patch or "")):
+        if base is None and recording.patch is not None:
             rows.append([name, str(len(recording.steps)), "imported; no base is known", *[""] * 7])
             continue
         source = None if base is None else Sdist(base["name"], base["version"], base["sha256"]).folder()

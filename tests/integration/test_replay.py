@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from agent.imports import load, ours
+from agent.imports import load
 from agent.loop import Agent
 from agent.protocols import Isolation
 from agent.recording import Act, Harness, Moment, Observed, Recording
+from agent.tools.text import WORKSPACE
 from agent.trajectory import JsonlJournal, header
 from agent.types import Limits, Price, Sampling, Task
 from tests.fakes import FakeModel, call, say
@@ -18,7 +19,16 @@ from tests.sandboxes import Place, place
 from worker.replay.differences import Kind, Known, compare
 from worker.replay.run import Replay, Replayer, blob_id, summary
 
-SHOP = "import sys\n\n\ndef total(prices):\n    result = 0\n    for price in prices:\n        result = price\n    return result\n"
+SHOP = """\
+import sys
+
+
+def total(prices):
+    result = 0
+    for price in prices:
+        result = price
+    return result
+"""
 FIXED = SHOP.replace("result = price", "result += price")
 
 
@@ -148,7 +158,7 @@ def test_our_own_trajectory_comes_out_the_same(here: Place, tmp_path: Path):
     done = replayed(here, found)
     assert [step.how for step in done.steps] == ["same"] * 4 + ["nothing to compare"]
     assert (done.ours, done.patch) == (0, "the same change")
-    assert ours.WORKSPACE == found.root
+    assert found.root == WORKSPACE
 
 
 @pytest.mark.parametrize(

@@ -24,8 +24,8 @@ def swe_agent(**more: object) -> dict:
     return {
         "environment": "main",
         "trajectory": [
-            {"action": "open a.py 3\n", "observation": "[File: a.py]\r\n1:x = 1\r\n", "response": "", "thought": "look\n",
-             "state": json.dumps(state)},
+            {"action": "open a.py 3\n", "observation": "[File: a.py]\r\n1:x = 1\r\n", "response": "",
+             "thought": "look\n", "state": json.dumps(state)},
             {"action": "edit 1:1\nx = (\nend_of_edit\n", "response": "", "thought": "",
              "observation": "Your proposed edit has introduced new syntax error(s). Please fix.",
              "state": json.dumps({**state, "working_dir": "/repo/src"})},
@@ -74,7 +74,8 @@ def test_swe_agents_zeros_are_unknown():
 def test_swe_agents_native_calls_have_their_arguments_from_the_history():
     call = {"id": "c1", "function": {"name": "edit", "arguments": json.dumps({"search": "a 'b'", "replace": "c"})}}
     found = one({
-        "trajectory": [{"action": "edit 'a …' 'c'", "observation": "ok", "thought": "t", "state": {"working_dir": "/w"}}],
+        "trajectory": [
+            {"action": "edit 'a …' 'c'", "observation": "ok", "thought": "t", "state": {"working_dir": "/w"}}],
         "history": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "t", "tool_calls": [call]}],
         "info": {},
         "replay_config": json.dumps({"env": {"repo": {"base_commit": "b" * 40}}}),
@@ -91,7 +92,8 @@ def mini() -> dict:
     return {
         "trajectory_format": "mini-swe-agent-1.1",
         "instance_id": "a__b-1",
-        "info": {"exit_status": "Submitted", "submission": PATCH, "model_stats": {"instance_cost": 0.03, "api_calls": 2},
+        "info": {"exit_status": "Submitted", "submission": PATCH,
+                 "model_stats": {"instance_cost": 0.03, "api_calls": 2},
                  "config": {"model": {"model_name": "m"}, "environment": {"cwd": "/testbed"}}},
         "messages": [
             {"role": "system", "content": "s"},
@@ -102,7 +104,8 @@ def mini() -> dict:
             result("2", "", 1),
             result("1", "a.py\r\n", 0),
             {"role": "assistant", "content": "done", "tool_calls": [
-                {"id": "3", "function": {"name": "bash", "arguments": '{"command": "echo SUB'}}], "extra": {"cost": 0.01}},
+                {"id": "3", "function": {"name": "bash", "arguments": '{"command": "echo SUB'}}],
+             "extra": {"cost": 0.01}},
             {"role": "exit", "content": "", "extra": {"exit_status": "Submitted"}},
         ],
     }  # fmt: skip
@@ -134,7 +137,7 @@ def test_minis_message_list():
         {"role": "assistant", "content": block.format("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT")},
         {"role": "user", "content": ""},
     ])  # fmt: skip
-    assert [step.act.arguments["command"] for step in found.steps][0] == "echo hi"
+    assert found.steps[0].act.arguments["command"] == "echo hi"
     assert (found.steps[0].thought, found.steps[0].observed.text, found.steps[0].observed.exit_code) == (
         "think",
         "hi\n",
@@ -174,8 +177,8 @@ def test_openhands_output_pairs_costs_only_where_they_are_as_many():
 
 
 def event(number: int, response: str, **more: object) -> dict:
-    call = {"id": f"c{number}", "function": {"arguments": json.dumps({"command": "create", "path": f"/workspace/{number}",
-                                                                      "file_text": "x"})}}  # fmt: skip
+    given = json.dumps({"command": "create", "path": f"/workspace/{number}", "file_text": "x"})
+    call = {"id": f"c{number}", "function": {"arguments": given}}
     usage = {"prompt_tokens": 10, "completion_tokens": 2, "prompt_tokens_details": {"cached_tokens": 4}}
     meta = {"tool_call_id": f"c{number}", "model_response": {
         "id": response, "model": "m", "usage": usage, "choices": [{"message": {"tool_calls": [call]}}]}}  # fmt: skip
@@ -188,13 +191,18 @@ def event(number: int, response: str, **more: object) -> dict:
     } | more
 
 
+def edited(number: int, cause: int, content: str) -> dict:
+    said = {"source": "agent", "observation": "edit", "content": "diff", "extras": {"new_content": content}}
+    return {"id": number, "cause": cause} | said
+
+
 def test_openhands_events_are_joined_by_cause_and_a_shared_call_is_booked_once():
     found = one([
         {"id": 0, "source": "user", "action": "message", "args": {"content": "make files"}},
         event(3, "r1"),
         event(4, "r1"),
-        {"id": 9, "source": "agent", "observation": "edit", "cause": 4, "content": "diff", "extras": {"new_content": "four"}},
-        {"id": 8, "source": "agent", "observation": "edit", "cause": 3, "content": "diff", "extras": {"new_content": "three"}},
+        edited(9, 4, "four"),
+        edited(8, 3, "three"),
     ])  # fmt: skip
     assert [step.observed.text for step in found.steps] == ["three", "four"]
     assert [step.act.arguments["path"] for step in found.steps] == ["/workspace/3", "/workspace/4"]
