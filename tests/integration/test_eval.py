@@ -65,7 +65,10 @@ FIX = """diff --git a/shop.py b/shop.py
 FIX += " \n"  # a context line
 RIGHT = call(("bash", json.dumps({"command": "sed -i s/max/sum/ shop.py"})))
 BREAKS = call(("bash", json.dumps({"command": "sed -i 's/max/sum/; s/len/str/' shop.py"})))
-CHEATS = call(("bash", json.dumps({"command": "echo 'class Shop: pass' >test_shop.py"})))
+PASSES = (
+    "import unittest\nclass Shop(unittest.TestCase):\n    def test_total(self): pass\n    test_count = test_total\n"
+)
+CHEATS = call(("write_file", json.dumps({"path": "test_shop.py", "content": PASSES, "overwrite": True})))
 
 
 @pytest.fixture
