@@ -51,7 +51,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
+.PHONY: help setup setup-engine demo eval-check test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -73,6 +73,9 @@ setup-engine: $(ENGINE_STAMPS)/project $(ENGINE_STAMPS)/redis ## Create .venv-en
 
 test-engine: setup-engine ## The real vLLM on this CPU, with a tiny model; makes .venv-engine. ARGS=--short
 	@$(ENGINE_PYTHON) -m pytest -q tests/engine $(ARGS)
+
+eval-check: setup ## The suite of real bugs proves itself; replays of recordings. TRAJECTORIES=DIR  ARGS="--only word"
+	@$(PYTHON) -m tests.eval $(if $(TRAJECTORIES),--trajectories '$(TRAJECTORIES)') $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
 	@$(PYTHON) -m tests.faults $(ARGS)

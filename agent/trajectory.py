@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -80,9 +82,8 @@ class Trajectory(Frozen):
         return sum(line.usd for line in self.spends)
 
 
-_Line = TypeAdapter[Header | SpendLine | StepLine | EndLine](
-    Annotated[Header | SpendLine | StepLine | EndLine, Field(discriminator="type")]
-)
+Line = Header | SpendLine | StepLine | EndLine
+_Line = TypeAdapter[Line](Annotated[Line, Field(discriminator="type")])
 
 
 def header(agent: Agent, isolation: Isolation) -> Header:
@@ -139,7 +140,7 @@ class JsonlJournal:
     ) -> None:
         self.close()
 
-    def _write(self, line: Header | SpendLine | StepLine | EndLine) -> None:
+    def _write(self, line: Line) -> None:
         data = memoryview(line.model_dump_json().encode() + b"\n")
         while data:
             data = data[os.write(self._file, data) :]
@@ -150,19 +151,29 @@ def load(path: Path) -> Trajectory:
     """Raises TrajectoryError, and OSError where the file can't be read."""
     *whole, rest = path.read_bytes().split(b"\n")
     lines = [_parsed(line, number, path) for number, line in enumerate(whole, start=1)]
+    return _whole(lines, str(path), torn=bool(rest))
+
+
+def from_values(values: Sequence[Any], name: str) -> Trajectory:
+    """The same of lines that are JSON values already. Raises TrajectoryError."""
+    lines = [_parsed(json.dumps(value).encode(), number, name) for number, value in enumerate(values, start=1)]
+    return _whole(lines, name, torn=False)
+
+
+def _whole(lines: Sequence[Line], name: str, *, torn: bool) -> Trajectory:
     if not lines or not isinstance(lines[0], Header):
-        raise TrajectoryError(f"{path}: the first line is not the header of a {FORMAT} trajectory")
+        raise TrajectoryError(f"{name}: the first line is not the header of a {FORMAT} trajectory")
     ends = [line for line in lines if isinstance(line, EndLine)]
     return Trajectory(
         header=lines[0],
         spends=tuple(line for line in lines if isinstance(line, SpendLine)),
         steps=tuple(line.step for line in lines if isinstance(line, StepLine)),
         end=ends[-1] if ends else None,
-        torn=bool(rest),
+        torn=torn,
     )
 
 
-def _parsed(line: bytes, number: int, path: Path) -> Header | SpendLine | StepLine | EndLine:
+def _parsed(line: bytes, number: int, path: Path | str) -> Line:
     try:
         return _Line.validate_json(line)
     except ValidationError as error:
