@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pydantic import ValidationError
 
 from agent import prompts
-from agent.errors import AgentEnd, ToolFailure
+from agent.errors import AgentEnd, CommandTimedOut, ToolFailure
 from agent.protocols import Session
 from agent.tools.base import Parameters, Recalls, Tool, signature
 from agent.tools.text import clean, elide
@@ -104,12 +104,18 @@ class Turn:
 def run(call: Ready, session: Session) -> Action:
     """The call's result. What the tool can't do is a result too; the session's own errors pass through."""
     started = time.monotonic()
+    failed = None
     try:
-        observation, ok = call.tool.run(session, call.params), True
+        observation = call.tool.run(session, call.params)
     except ToolFailure as failure:
-        observation, ok = _failed(call.call, str(failure)), False
-    seconds = time.monotonic() - started
-    return Action(call=call.call, observation=clean(observation), ok=ok, seconds=seconds)
+        failed, observation = failure, _failed(call.call, str(failure))
+    return Action(
+        call=call.call,
+        observation=clean(observation),
+        ok=failed is None,
+        timed_out=isinstance(failed, CommandTimedOut),
+        seconds=time.monotonic() - started,
+    )
 
 
 def refuse(call: ToolCall, problem: str, *, malformed: bool = False) -> Action:

@@ -63,3 +63,7 @@ class NotSaved(Exception):
 
 class ToolFailure(Exception):
     """A tool could not do what was asked; the text tells the model what to do next."""
+
+
+class CommandTimedOut(ToolFailure):
+    """What a tool ran did not end in its time."""

@@ -213,6 +213,7 @@ class Action(Frozen):
     observation: str
     ok: bool
     malformed: bool = Field(default=False, description="it could not be run as it was written")
+    timed_out: bool = Field(default=False, description="its command did not end in its time")
     seconds: float = Field(ge=0)
 
 

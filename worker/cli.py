@@ -19,6 +19,7 @@ from worker.commands import (
     runs,
     show,
     spend,
+    telemetry,
 )
 from worker.commands.base import Commands, with_texts
 
@@ -50,6 +51,7 @@ for command in (
     quarantine.quarantine,
     spend.spend,
     answers.answers,
+    telemetry.telemetry,
     recordings.replay,
     recordings.inspect,
     evals.evaluate,

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from agent.errors import ToolFailure
+from agent.errors import CommandTimedOut, ToolFailure
 from agent.protocols import Captured, ExecResult, ExecStatus, Session
 from agent.tools.base import Parameters, fields
 from agent.tools.text import elide
@@ -74,7 +74,8 @@ class Bash:
         stdout, stderr = self._streams(result)
         if result.status is ExecStatus.EXIT and result.returncode == 0:
             return fields(stdout=stdout, stderr=stderr, returncode=0)
-        raise ToolFailure(_failure(params.command, result, stdout, stderr))
+        kind = CommandTimedOut if result.status is ExecStatus.TIMEOUT else ToolFailure
+        raise kind(_failure(params.command, result, stdout, stderr))
 
     def _streams(self, result: ExecResult) -> tuple[str, str]:
         """Both streams within `max_bytes` together: each may use what the other leaves of it."""

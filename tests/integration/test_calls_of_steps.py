@@ -11,7 +11,7 @@ from sqlalchemy import select
 from agent.generated import GeneratedIds
 from agent.types import Action, AssistantMessage, CallTimes, Step, ToolCall, Usage
 from tests.factories import queue_run
-from tests.fakes import say
+from tests.fakes import call, say
 from tests.integration.world import World
 from worker.runs import ledger, states
 from worker.store import models, steps
@@ -101,6 +101,26 @@ def test_rates_are_told_by_model_version_and_kind(store, lease, ask):
     assert second["kinds"] == {"old_list": [1, 0.5], "trailing_text": [1, 0.5]}
     assert "old_list 50.00%, trailing_text 50.00%" in ask("answers")
     assert json.loads(ask("answers", "--json", "--since", "2999-01-01")) == []
+
+
+def test_telemetry_is_told_by_model_profile_and_prompt(store, tmp_path, ask):
+    assert ask("telemetry").startswith("None")
+    world = World(store, tmp_path)
+    world.pursue(
+        call(("bash", '{"command": "sleep 9", "timeout": 1}'), ("nonsense", "{}")),
+        call(("search_replace", '{"file_path": "a.py", "content": "not a block"}')),
+        call(("write_file", '{"path": "fix.py", "content": "x"}')),
+        say("done"),
+    )
+    (told,) = json.loads(ask("telemetry", "--json"))
+    assert (told["runs"], told["stuck"], told["steps"], told["first_edit"]) == (1, 0, 4, 3.0)
+    assert told["calls"] == {"bash": 1, "nonsense": 1, "search_replace": 1, "write_file": 1}
+    assert told["failed"] == {"bash": 1, "nonsense": 1, "search_replace": 1}
+    assert (told["malformed"], told["timed_out"], told["missed_edits"]) == ({"nonsense": 1}, {"bash": 1}, 1)
+    assert (told["profile"], len(told["prompt_hash"])) == ("small-24b", 64)
+    assert "  calls timed out  bash 1 of 1\n" in ask("telemetry")
+    assert json.loads(ask("telemetry", "--json", "--until", "2020-01-01")) == []
+    world.heartbeat.close()
 
 
 def test_an_aborted_call_is_booked_with_its_share(store, tmp_path):

@@ -131,7 +131,7 @@ def test_solved_scored_and_written(repo: Path, tmp_path: Path, monkeypatch):
              told=lambda result: seen.append(result.instance_id))  # fmt: skip
     right, breaks, cheats = (store.results[name] for name in ("right", "breaks", "cheats"))
     assert seen == ["right", "breaks", "cheats"]
-    assert (right.resolved, right.exit_status, right.steps, right.first_edit) == (True, "submitted", 2, 1)
+    assert (right.resolved, right.exit_status, right.steps, right.telemetry.first_edit) == (True, "submitted", 2, 1)
     assert right.usage.prompt > 0
     assert (breaks.resolved, breaks.failing, breaks.worse) == (False, (), ("test_shop.py::Shop::test_count",))
     assert (cheats.resolved, cheats.failing) == (False, ("test_shop.py::Shop::test_total",))

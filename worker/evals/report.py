@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from worker import money
@@ -36,10 +36,8 @@ def row(result: Result) -> list[str]:
 def summary(results: Sequence[Result], total: int) -> list[str]:
     """Its head figures, a line each."""
     solved = sum(result.resolved for result in results)
-    failed: Counter[str] = Counter()
-    for result in results:
-        failed.update(result.failed_calls)
-    edits = [result.first_edit for result in results if result.first_edit is not None]
+    seen = [result.telemetry for result in results]
+    edits = [one.first_edit for one in seen if one.first_edit is not None]
     lines = [
         f"resolved {solved} of {len(results)} ({share(rate(solved, len(results)))}); {total - len(results)} not done",
         (
@@ -47,13 +45,24 @@ def summary(results: Sequence[Result], total: int) -> list[str]:
             f"{sum(r.usage.prompt for r in results)} tokens in ({sum(r.usage.cached for r in results)} cached), "
             f"{sum(r.usage.completion for r in results)} out, {sum(r.steps for r in results)} steps"
         ),
-        f"malformed calls {sum(r.malformed for r in results)}; failed calls "
-        + (", ".join(f"{tool} {count}" for tool, count in sorted(failed.items())) or "none"),
+        f"malformed calls {by_tool(one.malformed for one in seen)}; failed calls {by_tool(one.failed for one in seen)}",
+        (
+            f"edits that missed {sum(one.missed_edits for one in seen)}; commands that took too long "
+            f"{by_tool(one.timed_out for one in seen)}; new beginnings {sum(one.compactions for one in seen)}"
+        ),
         "ends " + ", ".join(f"{k} {n}" for k, n in sorted(Counter(r.exit_status or "error" for r in results).items())),
     ]
     if edits:
         lines.append(f"steps to the first edit {sum(edits) / len(edits):.1f} (of {len(edits)} that edited)")
     return lines
+
+
+def by_tool(counts: Iterable[Mapping[str, int]]) -> str:
+    """`bash 3, grep 1`, or `none`."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return ", ".join(f"{tool} {count}" for tool, count in sorted(total.items()) if count) or "none"
 
 
 def share(estimate: Estimate) -> str:

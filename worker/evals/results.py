@@ -10,6 +10,7 @@ from threading import Lock
 
 from pydantic import Field, ValidationError
 
+from agent.telemetry import Telemetry
 from agent.types import Frozen, Usage
 from worker.errors import SettingsError
 
@@ -19,8 +20,7 @@ PREDICTIONS = "predictions.jsonl"
 
 class Result(Frozen):
     """One instance. `usd` is what it cost at most and `usd_low` at least; `seconds` are wall time of the agent.
-    `first_edit`: the step whose answer first changed a file, from 1; None where none did. `error`: why the agent or
-    the tests could not be run; such a row counts as not resolved."""
+    `error`: why the agent or the tests could not be run; such a row counts as not resolved."""
 
     instance_id: str
     model: str
@@ -35,9 +35,7 @@ class Result(Frozen):
     usd: float = 0.0
     usd_low: float = 0.0
     seconds: float = 0.0
-    malformed: int = 0
-    failed_calls: dict[str, int] = Field(default={}, description="by tool: not understood, or ended in an error")
-    first_edit: int | None = None
+    telemetry: Telemetry = Telemetry()
     patch: str = ""
     error: str = ""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import threading
-from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from agent.outcome import Patch
 from agent.protocols import Isolation
+from agent.telemetry import telemetry
 from agent.trajectory import JsonlJournal, header
 from agent.types import Price, Step, Usage
 from worker import compose
@@ -33,19 +33,14 @@ class _Watched(JsonlJournal):
         super().__init__(path)
         self._price = price
         self.usd_low = 0.0
-        self.malformed = 0
-        self.failed: Counter[str] = Counter()
-        self.first_edit: int | None = None
+        self.steps: list[Step] = []
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         self.usd_low += self._price.call(usage)[0]
         super().spend(call, usage, usd, seconds)
 
     def step(self, step: Step) -> None:
-        self.malformed += step.malformed
-        self.failed.update(action.call.name for action in step.actions if not action.ok)
-        if step.tree is not None and self.first_edit is None:
-            self.first_edit = step.index + 1
+        self.steps.append(step)
         super().step(step)
 
 
@@ -105,9 +100,7 @@ class _Eval:
             usd=end.usd,
             usd_low=journal.usd_low,
             seconds=end.seconds,
-            malformed=journal.malformed,
-            failed_calls=dict(journal.failed),
-            first_edit=journal.first_edit,
+            telemetry=telemetry(journal.steps, end.exit_status),
             patch=diff,
             error=score.problem,
         )

@@ -52,7 +52,11 @@ MEASURES: tuple[tuple[str, Callable[[Result], float]], ...] = (
     ("tokens", lambda r: float(r.usage.prompt + r.usage.completion)),
     ("cost in USD", lambda r: r.usd),
     ("seconds", lambda r: r.seconds),
-    ("malformed calls", lambda r: float(r.malformed)),
+    ("malformed calls", lambda r: float(sum(r.telemetry.malformed.values()))),
+    ("edits that missed", lambda r: float(r.telemetry.missed_edits)),
+    ("commands that took too long", lambda r: float(sum(r.telemetry.timed_out.values()))),
+    ("new beginnings", lambda r: float(r.telemetry.compactions)),
+    ("stuck", lambda r: float(r.telemetry.stuck)),
 )
 
 

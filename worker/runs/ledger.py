@@ -114,6 +114,7 @@ def record_step(session: Session, lease: Lease, step: types.Step, *, model: str 
                     "observation": clean(action.observation),
                     "ok": action.ok,
                     "malformed": action.malformed,
+                    "timed_out": action.timed_out,
                     "seconds": action.seconds,
                 }
                 for action in step.actions
@@ -165,7 +166,8 @@ def stored_step(row: Step) -> types.Step | None:
                 call=call,
                 observation=done["observation"],
                 ok=done["ok"],
-                malformed=done.get("malformed", False),  # rows of before do not say
+                malformed=done.get("malformed", False),  # rows of before say neither
+                timed_out=done.get("timed_out", False),
                 seconds=done["seconds"],
             )
             for call, done in zip(answer.tool_calls, row.actions, strict=False)
