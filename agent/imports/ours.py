@@ -28,9 +28,9 @@ def recording(trajectory: Trajectory) -> Recording:
     head, end = trajectory.header, trajectory.end
     steps: list[Moment] = []
     for step in trajectory.steps:
-        steps += _moments(step, len(steps))
+        steps += moments(step, len(steps))
     calls = tuple(
-        Call(id=str(line.call), tokens=_tokens(line.usage), usd=line.usd, seconds=line.seconds)
+        Call(id=str(line.call), tokens=tokens(line.usage), usd=line.usd, seconds=line.seconds)
         for line in trajectory.spends
     )
     usage = trajectory.usage
@@ -49,7 +49,7 @@ def recording(trajectory: Trajectory) -> Recording:
         calls=calls,
         totals=Totals(
             calls=len(calls),
-            tokens=_tokens(usage),
+            tokens=tokens(usage),
             usd=trajectory.usd,
             seconds=end.result.seconds if end else None,
         ),
@@ -60,7 +60,7 @@ def recording(trajectory: Trajectory) -> Recording:
     )
 
 
-def _moments(step: Step, first: int) -> list[Moment]:
+def moments(step: Step, first: int) -> list[Moment]:
     """An answer without a call is one step, too: it submitted, or could not be understood."""
     if not step.actions:
         # A note beside no action is why the answer was not the end; without one it was, unless it was notes.
@@ -68,10 +68,10 @@ def _moments(step: Step, first: int) -> list[Moment]:
         if step.note or step.compacted is not None:
             act = Act(tool="answer", problem=step.note or "notes, since its window was used up")
         return [Moment(index=first, thought=step.thought, act=act, call=step.index)]
-    moments = []
+    done = []
     for number, action in enumerate(step.actions):
         given, problem = arguments(action.call.arguments)
-        moments.append(
+        done.append(
             Moment(
                 index=first + number,
                 thought=step.thought if number == 0 else "",
@@ -84,10 +84,10 @@ def _moments(step: Step, first: int) -> list[Moment]:
                 call=step.index,
             )
         )
-    return moments
+    return done
 
 
-def _tokens(usage: Usage) -> Tokens:
+def tokens(usage: Usage) -> Tokens:
     return Tokens(
         prompt=usage.prompt,
         cached=None if usage.cache_untold else usage.cached,

@@ -123,6 +123,22 @@ def test_telemetry_is_told_by_model_profile_and_prompt(store, tmp_path, ask):
     world.heartbeat.close()
 
 
+def test_a_run_is_inspected_and_done_again(store, tmp_path, ask):
+    world = World(store, tmp_path)
+    world.pursue(call(("bash", '{"command": "echo hi"}'), ("grep", "{")), say("done"), say("done"))
+    run = str(world.run.id)
+    told = ask("inspect", run)
+    assert "recorded by devstral-fix" in told
+    assert "submitted" in told
+    assert "stdout: hi" in ask("inspect", run, "--step", "1")
+    recorded = json.loads(ask("inspect", run, "--json"))
+    assert [one["act"]["tool"] for one in recorded["steps"]] == ["bash", "grep", "answer", "submit"]
+    assert [one["call"] for one in recorded["steps"]] == [0, 0, 1, 2]
+    (tmp_path / "run.json").write_text(json.dumps(recorded))
+    assert "4 steps: 2 the same, 2 not compared" in ask("replay", str(tmp_path / "run.json"))
+    world.heartbeat.close()
+
+
 def test_an_aborted_call_is_booked_with_its_share(store, tmp_path):
     """Red where an abort is no spend: it has cost GPU time all the same."""
     world = World(store, tmp_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import click
 
@@ -12,7 +13,7 @@ from agent.imports import NotRecorded, load
 from agent.protocols import Isolation
 from agent.recording import Moment, Recording
 from worker import terminal
-from worker.commands.base import AS_JSON, brief, settings
+from worker.commands.base import AS_JSON, NotDone, brief, in_transaction, settings
 from worker.errors import SettingsError
 from worker.exits import Exit
 from worker.table import aligned
@@ -47,18 +48,18 @@ def replay(file: Path, base: Path | None, isolation: str, *, as_json: bool) -> N
     sys.exit(Exit.FAILED if any(done.ours or done.stopped for done in results) else Exit.DONE)
 
 
-@click.command(epilog="Example: devstral-fix inspect run.jsonl --step 3")
-@click.argument("file", type=click.Path(exists=True, path_type=Path))
+@click.command(epilog="Example: devstral-fix inspect 01990000-0000-7000-8000-000000000000 --step 3")
+@click.argument("source", metavar="RUN|FILE")
 @click.option("--step", type=click.IntRange(min=1), help="This step alone, in full.")
 @click.option("--recording", "number", type=click.IntRange(min=1), default=1, help="Which one, where FILE has several.")
 @AS_JSON
-def inspect(file: Path, step: int | None, number: int, *, as_json: bool) -> None:
-    """Browse the steps of a trajectory: a file of ours or of another harness.
+def inspect(source: str, step: int | None, number: int, *, as_json: bool) -> None:
+    """Browse the steps of a run, or of a trajectory's file: one of ours or of another harness.
 
     On a terminal it asks for the next step to show; elsewhere it prints the list, or what --step names. --json prints
-    the whole recording.
+    the whole recording, which `replay` takes as a file.
     """
-    recording = _named(file, number)
+    recording = _found(source, number)
     if step is not None and step > len(recording.steps):
         raise click.BadParameter(f"there are {len(recording.steps)} steps", param_hint="--step")
     if as_json:
@@ -68,6 +69,21 @@ def inspect(file: Path, step: int | None, number: int, *, as_json: bool) -> None
         _show(recording, step)
     else:
         _browse(recording)
+
+
+def _found(source: str, number: int) -> Recording:
+    if Path(source).is_file():
+        return _named(Path(source), number)
+    try:
+        run_id = UUID(source)
+    except ValueError:
+        raise NotDone(f"{source} is neither a file nor the id of a run") from None
+    from worker.runs.recorded import recording
+
+    found: Recording | None = in_transaction(lambda session: recording(session, run_id))
+    if found is None:
+        raise NotDone(f"there is no run {run_id}")
+    return found
 
 
 def _browse(recording: Recording) -> None:
