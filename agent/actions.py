@@ -9,12 +9,14 @@ import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from pydantic import ValidationError
 
 from agent import prompts
 from agent.errors import AgentEnd, CommandTimedOut, ToolFailure
 from agent.protocols import Session
+from agent.tools import aliases
 from agent.tools.base import Parameters, Recalls, Tool, signature
 from agent.tools.text import clean, elide
 from agent.types import Action, Completion, Input, Step, ToolCall, ToolMessage, UserMessage
@@ -160,25 +162,35 @@ def unusable(completion: Completion, calls: Sequence[Ready | Refused]) -> str | 
 
 def parse(call: ToolCall, tools: Sequence[Tool], *, cut: bool = False) -> Ready:
     """The call with validated parameters. Raises ToolFailure."""
-    tool = next((tool for tool in tools if tool.name == call.name), None)
-    if tool is None:
+    arguments = _arguments(call, tools, cut=cut)
+    found = aliases.meant(call.name, arguments, tools)
+    if found is None:
         raise ToolFailure(_unknown(call.name, tools))
-    try:
-        # strict=False: line breaks inside strings that the model forgot to escape mean what they look like.
-        arguments = json.loads(call.arguments.strip() or "{}", strict=False)
-    except (ValueError, RecursionError) as error:
-        if cut:
-            raise ToolFailure(prompts.nudge("cut_off")) from None
-        raise ToolFailure(f"the arguments are not valid JSON ({_where(error)}); expected: {signature(tool)}") from None
-    if not isinstance(arguments, dict):
-        raise ToolFailure(f"the arguments must be one JSON object; expected: {signature(tool)}")
-    for name, value in arguments.items():
-        if _SURROGATE.search(f"{name}{value}"):
-            raise ToolFailure(f"{clean(name)} holds a lone surrogate (like \\ud800); write the character itself")
+    tool, arguments = found
     try:
         return Ready(call, tool, tool.parameters.model_validate(arguments))
     except ValidationError as error:
         raise ToolFailure(f"{_invalid(error, tool)}; expected: {signature(tool)}") from None
+
+
+def _arguments(call: ToolCall, tools: Sequence[Tool], *, cut: bool) -> dict[str, Any]:
+    named = next((tool for tool in tools if tool.name == call.name), None)
+    expected = f"; expected: {signature(named)}" if named else ""
+    try:
+        # strict=False: line breaks inside strings that the model forgot to escape mean what they look like.
+        arguments = json.loads(call.arguments.strip() or "{}", strict=False)
+    except (ValueError, RecursionError) as error:
+        if named is None and not aliases.known(call.name):
+            raise ToolFailure(_unknown(call.name, tools)) from None
+        if cut:
+            raise ToolFailure(prompts.nudge("cut_off")) from None
+        raise ToolFailure(f"the arguments are not valid JSON ({_where(error)}){expected}") from None
+    if not isinstance(arguments, dict):
+        raise ToolFailure(f"the arguments must be one JSON object{expected}")
+    for name, value in arguments.items():
+        if _SURROGATE.search(f"{name}{value}"):
+            raise ToolFailure(f"{clean(name)} holds a lone surrogate (like \\ud800); write the character itself")
+    return arguments
 
 
 def _failed(call: ToolCall, problem: str) -> str:

@@ -9,7 +9,8 @@ from pydantic import Field
 
 from agent.types import ExitStatus, Frozen, Step
 
-EDITS = ("search_replace",)  # tools whose call fails where its text is not in the file
+# Names of calls that fail where their text is not in the file.
+EDITS = ("search_replace", "edit", "edit_file", "str_replace", "replace", "str_replace_editor")
 
 
 class Telemetry(Frozen):

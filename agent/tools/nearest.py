@@ -7,6 +7,7 @@ from collections import Counter
 
 _CANDIDATES = 8
 _COMMONPLACE = 50  # a line found this often, like `return` or `}`, says nothing about the place
+_TELLING = 8  # characters: a shorter text is in a file by accident
 _LINES_COMPARED = 20_000  # beyond this a file is too long to look for likeness in reasonable time
 
 
@@ -14,7 +15,7 @@ def explain(search: str, content: str, replace: str) -> str:
     """Words for the model about a `search` that `content` doesn't hold."""
     wanted, lines = search.split("\n"), content.split("\n")
     start = _nearest(wanted, lines)
-    if replace.strip() and replace in content:
+    if len(replace.strip()) >= _TELLING and replace in content:
         return "the REPLACE text is already in the file; this edit seems to have been made before"
     if start is None:
         return "nothing in the file is like it; read the file again and copy the lines exactly"

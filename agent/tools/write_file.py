@@ -39,7 +39,7 @@ class WriteFile:
                 f"the content is {len(data)} bytes and at most {self.max_bytes} can be written at once; "
                 "write less and add the rest with search_replace"
             )
-        existed = _exists(session, path)
+        existed = exists(session, path)
         if existed and not params.overwrite:
             raise ToolFailure(
                 f"{shown(path)} exists; change it with search_replace, or replace all of it with overwrite=true"
@@ -58,7 +58,7 @@ def save(session: Session, path: str, data: bytes) -> None:
         raise ToolFailure(f"{shown(path)} can't be written: {error.strerror or error}") from None
 
 
-def _exists(session: Session, path: str) -> bool:
+def exists(session: Session, path: str) -> bool:
     try:
         session.read(path, max_bytes=1)
     except FileNotFoundError:

@@ -39,7 +39,7 @@ def test_line_breaks_that_were_not_escaped_mean_what_they_look_like():
         ("readfile", "{}", "Did you mean read_file? The tools are: read_file, write_file, search_replace, grep, bash"),
         ("zzz", "{}", "there is no such tool. The tools are"),
         ("read_file", "", "parameter path is missing; expected: read_file(path: string, offset: integer = 0, limit"),
-        ("read_file", '{"file_path": "a"}', "there is no parameter file_path (did you mean path?)"),
+        ("read_file", '{"pth": "a"}', "there is no parameter pth (did you mean path?)"),
         ("read_file", '{"path": "a", "offset": "x"}', "parameter offset: Input should be a valid integer"),
         ("read_file", '{"path": "a", "offset": -1}', "greater than or equal to 0"),
         ("read_file", '{"path": null}', "parameter path: Input should be a valid string"),
