@@ -51,7 +51,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo eval-check test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
+.PHONY: help setup setup-engine demo eval-check parity test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -76,6 +76,15 @@ test-engine: setup-engine ## The real vLLM on this CPU, with a tiny model; makes
 
 eval-check: setup ## The suite of real bugs proves itself; replays of recordings. TRAJECTORIES=DIR  ARGS="--only word"
 	@$(PYTHON) -m tests.eval $(if $(TRAJECTORIES),--trajectories '$(TRAJECTORIES)') $(ARGS)
+
+parity: setup ## The same calls through our tools and Mistral Vibe's, in .venv-vibe; each difference with its reason.
+	@python=$$(for one in python3.12 python3.13 python3; do "$$one" -c 'import sys, venv; sys.exit(sys.version_info < (3, 12))' \
+		>/dev/null 2>&1 && echo "$$one" && break; done || :); \
+	if [ -z "$$python" ]; then echo "skipped: mistral-vibe needs Python 3.12 or later, and there is none on PATH"; exit 0; fi; \
+	if [ ! -e .venv-vibe/.stamp ]; then echo "setup: mistral-vibe in .venv-vibe" >&2; \
+		"$$python" -m venv --clear .venv-vibe; \
+		.venv-vibe/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/parity.txt >&2; touch .venv-vibe/.stamp; fi; \
+	$(PYTHON) -m tests.parity .venv-vibe/bin/python $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
 	@$(PYTHON) -m tests.faults $(ARGS)
@@ -106,6 +115,7 @@ lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and pa
 		pyproject.toml --extra tracing --group engine-gpu --constraint .venv/engine-constraints.txt \
 		--override requirements/engine-gpu.overrides --output-file requirements/engine-gpu.txt; \
 	$$compile --group node --output-file requirements/node.txt; \
+	echo mistral-vibe==2.13.0 | $${compile/--python-version 3.11/--python-version 3.12} - --output-file requirements/parity.txt; \
 	npm install --package-lock-only --loglevel=error
 
 clean: ## Remove what setup and the tools made. Data under .devstral-fix stays.
