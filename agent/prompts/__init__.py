@@ -11,6 +11,7 @@ from string import Template
 from agent.prompts.fence import bounded, tag_for, visible
 from agent.prompts.filemap import ENTRIES, file_map
 from agent.prompts.later import FILE as LATER
+from agent.prompts.links import listed
 from agent.prompts.templates import fill, sections, source
 from agent.types import Limits, Task, ToolSpec
 
@@ -40,9 +41,11 @@ def task(task: Task, limits: Limits, share: float = 1.0, *, files: bool = True) 
     if task.test_command:
         shown.append(_fill("test_command", test_command=visible(task.test_command)))
     if task.files and files:
-        shown.append(_fill("files", files=file_map(task.files, max(1, int(ENTRIES * share)))))
+        shown.append(_fill("files", files=file_map(task.files, _entries(limits, share))))
     title = " ".join(visible(task.title).split())[:_TITLE_CHARACTERS]
     shown.append(_fill("issue", title=title, tag=tag_for("issue_text", body), body=body))
+    if links := "\n".join(listed(body)):
+        shown.append(_fill("links", tag=tag_for("links", links), links=links))
     return "\n\n".join(shown)
 
 
@@ -71,6 +74,11 @@ def prompt_hash(tools: Sequence[ToolSpec]) -> str:
     offered = [tool.model_dump(mode="json") for tool in tools]
     digest.update(json.dumps(offered, sort_keys=True, ensure_ascii=True).encode())
     return digest.hexdigest()
+
+
+def _entries(limits: Limits, share: float) -> int:
+    """Lines of the map: some ten tokens each, an eighth of the window at most."""
+    return max(1, int(min(ENTRIES, limits.context_tokens // 80) * share))
 
 
 def _fill(section: str, **values: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-ENTRIES = 200
+ENTRIES = 400
 _DEEPEST = 6
 _NAME = 100  # characters of one name that are shown
 

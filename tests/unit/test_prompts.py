@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from agent import prompts
 from agent.prompts.fence import bounded, tag_for, visible
-from agent.prompts.filemap import file_map
+from agent.prompts.filemap import ENTRIES, file_map
 from agent.tools import default_tools
 from agent.tools.base import spec
 from agent.types import Limits, Task, ToolSpec
@@ -111,6 +113,29 @@ def test_instructions_are_bounded():
     assert len(text.encode()) < (32 << 10) + 1000
 
 
+def test_what_an_issue_points_to_is_listed_not_fetched():
+    body = (
+        "See ![shot](https://a.example/1.png) and <img width=3 src='https://a.example/2.png'>, "
+        "https://b.example/x?y=1. Again https://b.example/x?y=1 and [this](https://c.example/p)"
+    )
+    text = prompts.task(task(body=body), LIMITS)
+    listed = text.rpartition("<links_1>\n")[2]
+    assert listed == (
+        "image: https://a.example/1.png\nimage: https://a.example/2.png\n"
+        "link: https://b.example/x?y=1\nlink: https://c.example/p\n</links_1>"
+    )
+    assert "links_1" not in prompts.task(task(body="none"), LIMITS)
+    many = " ".join(f"https://d.example/{n}" for n in range(50))
+    assert prompts.task(task(body=many), LIMITS).endswith("and 38 more links\n</links_1>")
+
+
+@pytest.mark.parametrize("body", ["![" * 50_000, "<img src=" * 20_000, "https://" + "a" * 100_000])
+def test_hostile_links_are_quick(body: str):
+    began = time.monotonic()
+    prompts.task(task(body=body), LIMITS)
+    assert time.monotonic() - began < 2
+
+
 def test_all_parts_fit_a_small_window():
     files = tuple(f"src/package{i // 50}/module{i}.py" for i in range(5000))
     full = task(body="b" * 10**6, instructions="i" * 10**6, files=files, test_command="make test")
@@ -150,5 +175,5 @@ def test_a_file_map_is_sorted_and_as_deep_as_fits():
 
 
 def test_a_file_map_of_a_giant_repository_is_short():
-    paths = [f"d{i % 300}/e{i % 7}/f{i}.py" for i in range(50_000)]
-    assert len(file_map(paths).split("\n")) == 201
+    paths = [f"d{i % 600}/e{i % 7}/f{i}.py" for i in range(50_000)]
+    assert len(file_map(paths).split("\n")) == ENTRIES + 1

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from worker.stages.config import ConfigError, RepositoryConfig, instructions, parse
+from worker.stages.config import ConfigError, RepositoryConfig, parse
+from worker.stages.instructions import instructions
 
 
 def test_no_file_and_an_empty_file_mean_defaults():
@@ -38,8 +39,35 @@ def test_what_is_wrong_is_told(text, told):
 
 def test_the_first_instruction_file_counts():
     files = {"CLAUDE.md": b"second", "AGENTS.md": b"first \xff"}
-    assert instructions(files.get) == "first \N{REPLACEMENT CHARACTER}"
-    assert instructions({}.get) is None
+    assert instructions(files.get, ()) == "first \N{REPLACEMENT CHARACTER}"
+    assert instructions({}.get, ()) is None
+
+
+def test_nested_instructions_stand_under_their_directory_once_each():
+    files = {
+        "AGENTS.md": b"root",
+        "a/AGENTS.md": b"tabs",
+        "a/CLAUDE.md": b"no",
+        "b/c/CLAUDE.md": b"x" * 9000,
+        "d.py": b"",
+    }
+    text = instructions(files.get, tuple(files))
+    assert text is not None
+    assert text.startswith(
+        "root\n\nFor changes below a/ (a/AGENTS.md):\n\ntabs\n\nFor changes below b/c/ (b/c/CLAUDE.md)"
+    )
+    assert "no" not in text.split()
+    assert len(text) < 6000
+    assert "bytes left out" in text
+
+
+def test_of_many_nested_instructions_most_are_only_named():
+    files = {f"p{n:02d}/AGENTS.md": b"rule" for n in range(60)}
+    text = instructions(files.get, tuple(files))
+    assert text is not None
+    assert text.count("rule") == 8
+    assert "- p08/AGENTS.md\n" in text
+    assert text.endswith("- and 12 more")
 
 
 def test_what_a_change_may_hold():

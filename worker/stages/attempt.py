@@ -17,6 +17,7 @@ from agent.resume import Progress, opening
 from agent.types import AgentResult, Limits, Price, Sampling, Task
 from worker.errors import RepositoryRefused
 from worker.stages import config
+from worker.stages.instructions import instructions
 from worker.stages.layer import spec
 from worker.stages.ports import Layer, Repositories
 
@@ -70,6 +71,7 @@ class Solver:
             test_command = config.parse(read(config.PATH)).test
         except config.ConfigError:
             test_command = None  # reported on the issue at intake; the agent can still work
+        files = self.repositories.list_files(git_dir, commit)
         return Task(
             repository=repository,
             issue_number=number,
@@ -77,8 +79,8 @@ class Solver:
             body=body,
             base_commit=commit,
             test_command=test_command,
-            instructions=config.instructions(read),
-            files=self.repositories.list_files(git_dir, commit),
+            instructions=instructions(read, files),
+            files=files,
         )
 
     def changes(self, git_dir: Path, commit: str) -> RunChanges:

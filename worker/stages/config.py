@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import yaml
@@ -12,7 +11,6 @@ from agent.hygiene import HygienePolicy
 from agent.types import Frozen, Limits
 
 PATH = ".devstral-fix.yml"
-INSTRUCTION_FILES = ("AGENTS.md", "CLAUDE.md", ".github/copilot-instructions.md", "VIBE.md")
 
 Command = Annotated[str, Field(min_length=1, max_length=4000)]
 
@@ -78,11 +76,3 @@ def parse(text: bytes | None) -> RepositoryConfig:
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'file'}: {e['msg']}" for e in error.errors()[:5])
         raise ConfigError(f"`{PATH}` has errors: {problems}") from error
-
-
-def instructions(read: Callable[[str], bytes | None]) -> str | None:
-    """The first of the usual instruction files that exists at the base, as text."""
-    for path in INSTRUCTION_FILES:
-        if (content := read(path)) is not None:
-            return content.decode("utf-8", "replace")
-    return None
