@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Literal
 
-from agent.outcome import Evidence, Outcome, TestOutcome
+from agent.outcome import Evidence, Outcome, Stage, TestOutcome
 from agent.protocols import ExecResult, ExecStatus
 from agent.types import ExitStatus, Frozen
 
 _CANNOT_RUN = {126, 127}  # the shell's: not executable, not found
 _NOTHING_COLLECTED = re.compile(r"no tests (ran|collected|found)|collected 0 items", re.IGNORECASE)
 _BAD_USAGE = re.compile(r"^ERROR: (usage:|file or directory not found|not found:)", re.MULTILINE)
-
-Stage = Literal["before", "before_with_new_tests", "after"]
 
 
 class Verdict(Frozen):

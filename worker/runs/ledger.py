@@ -17,7 +17,8 @@ from agent.generated import GeneratedIds
 from worker.runs import budgets, totals
 from worker.runs.accounts import Amount
 from worker.runs.states import Lease, write
-from worker.store.models import Evidence, Patch, Run, Spend
+from worker.store.evidence import Evidence
+from worker.store.models import Patch, Run, Spend
 from worker.store.steps import Step
 from worker.store.text import clean
 
