@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from enum import StrEnum
 
 MAX_BYTES = 32 << 20
 MAX_CASES = 200_000
 _LONGEST_ID = 500
+_ADDRESS = re.compile(r"\b0x[0-9a-f]{6,}\b")
 
 
 class Case(StrEnum):
@@ -64,7 +66,8 @@ class Cases:
 
 
 def _stable(test: str) -> str:
-    """Fit for a database and a terminal, and of bounded length."""
+    """Fit for a database and a terminal, of bounded length, and without addresses in memory, which change each time."""
+    test = _ADDRESS.sub("0x…", test)
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in test)
     if len(shown) <= _LONGEST_ID:
         return shown

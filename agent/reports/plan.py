@@ -18,6 +18,9 @@ from enum import StrEnum
 from agent.reports.cases import MAX_BYTES, ReportError, Unusable
 
 VARIABLE = "TEST_REPORT"  # where a command that writes its report itself is told to
+_MAX_PACKED = 3 << 20  # a larger one arrives cut off, so damaged, but ends no execution for its output
+# A module that can't be imported must not keep the others' tests from being executed.
+_PYTEST_OPTIONS = "-o junit_family=xunit1 --continue-on-collection-errors"
 MAX_OUTPUT = 4 << 20  # bytes of each stream that are kept: the compressed report, and what was printed
 
 
@@ -50,19 +53,24 @@ class Plan:
             return self.command
         run = f"bash -c {shlex.quote(self.command)} 3>&-"
         if self.form in PRINTED and self.path is None:
-            run = f'{run} 2>&1 | tee "${VARIABLE}" 3>&-'
+            # Not for ever: what the tests left running may hold the pipe open.
+            wait = "for _ in {1..20}; do kill -0 $tee 2>/dev/null || break; sleep 0.1; done"
+            run = f'{run} > >(exec tee "${VARIABLE}" 3>&-) 2>&1\ncode=$? tee=$!\n{wait}'
+        else:
+            run += "\ncode=$?"
         # Of one before, be it a patch's, nothing is taken for the report.
         path = shlex.quote(self.path or "")
         before = f"rm -f -- {path}\n" if self.path else ""
         after = f'test -f {path} -a ! -L {path} && cat -- {path} >"${VARIABLE}"\n' if self.path else ""
         addopts = (
-            f'export PYTEST_ADDOPTS="${{PYTEST_ADDOPTS:-}} --junitxml=${VARIABLE} -o junit_family=xunit1"\n'
+            f'export PYTEST_ADDOPTS="${{PYTEST_ADDOPTS:-}} --junitxml=${VARIABLE} {_PYTEST_OPTIONS}"\n'
             if self.pytest
             else ""
         )
         return (
-            f"exec 3>&1 1>&2\nexport {VARIABLE}=$(mktemp -d)/report\n{addopts}{before}{run}\ncode=${{PIPESTATUS[0]}}\n"
-            f'{after}test -s "${VARIABLE}" && gzip -c -- "${VARIABLE}" | base64 -w0 >&3\nexit $code\n'
+            f"exec 3>&1 1>&2\nexport {VARIABLE}=$(mktemp -d)/report\n{addopts}{before}{run}\n"
+            f'{after}test -s "${VARIABLE}" && gzip -c -- "${VARIABLE}" | head -c {_MAX_PACKED} | base64 -w0 >&3\n'
+            "exit $code\n"
         )
 
 

@@ -30,6 +30,7 @@ _UNITTEST_ENDS = {
     "expected failure": Case.SKIPPED,
     "unexpected success": Case.FAILED,
 }
+_NOT_LOADED = "unittest.loader._FailedTest"
 _FIXTURES = ("setUpClass", "tearDownClass", "setUpModule", "tearDownModule")
 _RAN = re.compile(r"^Ran (\d+) tests? in ")
 
@@ -102,6 +103,8 @@ def _dotted(test: str) -> str:
     name, where = test.removesuffix(")").split(" (", 1)
     if name in _FIXTURES:
         return where
+    if where.startswith(_NOT_LOADED):  # a module that can't be imported: the beginning of its tests' ids
+        return name
     return where if where.endswith(f".{name}") else f"{where}.{name}"
 
 

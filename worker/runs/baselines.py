@@ -1,5 +1,5 @@
 """Who executes a commit's tests before any change, and what came of it: once for all runs of the commit, also for
-those that ask at the same time. No lease: whoever claims it has until `claimed_until`, and a later one writes nothing."""
+those that ask at the same time. No lease: who claims it has until `claimed_until`, and a later one writes nothing."""
 
 from __future__ import annotations
 
