@@ -55,7 +55,8 @@ class Plan:
         if self.form in PRINTED and self.path is None:
             # Not for ever: what the tests left running may hold the pipe open.
             wait = "for _ in {1..20}; do kill -0 $tee 2>/dev/null || break; sleep 0.1; done"
-            run = f'{run} > >(exec tee "${VARIABLE}" 3>&-) 2>&1\ncode=$? tee=$!\n{wait}'
+            pipe = f'exec 4> >(exec tee "${VARIABLE}" 3>&-)\ntee=$!'
+            run = f"{pipe}\n{run} >&4 2>&1 4>&-\ncode=$?\nexec 4>&-\n{wait}"
         else:
             run += "\ncode=$?"
         # Of one before, be it a patch's, nothing is taken for the report.
