@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from agent.comparison import Comparison
 from agent.outcome import Evidence, Outcome, Stage, TestOutcome
@@ -13,6 +14,8 @@ from agent.types import ExitStatus, Frozen
 _CANNOT_RUN = {126, 127}  # the shell's: not executable, not found
 _NOTHING_COLLECTED = re.compile(r"no tests (ran|collected|found)|collected 0 items", re.IGNORECASE)
 _BAD_USAGE = re.compile(r"^ERROR: (usage:|file or directory not found|not found:)", re.MULTILINE)
+
+_FIRST: Mapping[Stage, Stage] = MappingProxyType({"before_again": "before", "after_again": "after"})
 
 
 class Verdict(Frozen):
@@ -50,10 +53,14 @@ def decide(
     if patch_is_empty:
         return Verdict(outcome=Outcome.UNSOLVED, reason=f"no file was changed ({_ended(exit_status)})")
     if comparison is None:
-        verdict = _tested(test_command, {row.stage: row.outcome for row in evidence})
+        outcomes = {row.stage: row.outcome for row in evidence}
+        outcomes |= {_FIRST[row.stage]: row.outcome for row in evidence if row.stage in _FIRST}
+        verdict = _tested(test_command, outcomes)
         if evidence:
             words = f"{verdict.reason} (by exit status: the outcome per test is unknown)"
             verdict = Verdict(outcome=verdict.outcome, reason=words)
+    elif not any(row.counts for row in evidence):
+        verdict = _partial("not verified: the test command finds no test")
     else:
         verdict = _compared(comparison)
     if verdict.outcome is Outcome.FIXED and doubts:

@@ -11,10 +11,11 @@ from types import MappingProxyType
 
 from agent.reports import jsons, junit, texts
 from agent.reports.cases import MAX_BYTES, Case, Cases, ReportError, Unusable
-from agent.reports.plan import Format, Plan, command_for, taken_apart
+from agent.reports.plan import MAX_OUTPUT, Format, Plan, command_for, taken_apart
 
 __all__ = [
     "MAX_BYTES",
+    "MAX_OUTPUT",
     "Case",
     "Cases",
     "Format",

@@ -12,8 +12,10 @@ import binascii
 import re
 import shlex
 import zlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 
 from agent.reports.cases import MAX_BYTES, ReportError, Unusable
 
@@ -79,15 +81,30 @@ _NODE = re.compile(r"\bnode( .*)? --test\b")
 _SIMPLE = re.compile(r"[^;&|<>()`$\n]*")
 
 
-def command_for(command: str, form: Format | None = None, path: str | None = None) -> Plan:
-    """The plan for a test command; `form` and `path` are its owners' words, where they said any."""
+_PACKAGE_TEST = re.compile(r"\s*(npm|pnpm|yarn)( run)? (test|t)\s*")
+_NODE_REPORTERS = (
+    f"--test-reporter=junit --test-reporter-destination=${VARIABLE}"
+    " --test-reporter=spec --test-reporter-destination=stdout"
+)
+
+
+def command_for(
+    command: str,
+    form: Format | None = None,
+    path: str | None = None,
+    scripts: Mapping[str, str] = MappingProxyType({}),
+) -> Plan:
+    """The plan for a test command; `form` and `path` are its owners' words, where they said any; `scripts` are those of
+    the package.json, which `npm test` may mean."""
     if form is not None:
         return Plan(command=command, form=form, path=path)
+    if (package := _PACKAGE_TEST.fullmatch(command)) and "test" in scripts:
+        return _through_package(command.strip(), package.group(1), scripts["test"])
     if len(re.findall(r"(?<![\w./-])(?:py\.test|pytest)(?![\w./-])", command)) == 1 and "--junit" not in command:
         return Plan(command=command, form=Format.JUNIT, pytest=True)
     if re.search(r"-m unittest\b", command):
         quiet = re.search(r"(?<!\S)(-\w*[qv]\w*|--quiet|--verbose)(?!\S)", command)
-        verbose = command if quiet else command.replace("-m unittest", "-m unittest -v", 1)
+        verbose = command if quiet else re.sub(r"-m unittest( discover)?\b", r"\g<0> -v", command, count=1)
         return Plan(command=verbose, form=Format.UNITTEST)
     if re.search(r"\bgo test\b", command):
         return Plan(command=re.sub(r"\bgo test\b(?! -json)", "go test -json", command), form=Format.GO)
@@ -103,6 +120,17 @@ def command_for(command: str, form: Format | None = None, path: str | None = Non
     if simple and re.search(r"(?<![\w./-])vitest(?![\w./-])", command) and "--reporter" not in command:
         more = f'--reporter=default --reporter=json --outputFile.json="${VARIABLE}"'
         return Plan(command=f"{command} {more}", form=Format.JEST)
+    return Plan(command=command)
+
+
+def _through_package(command: str, manager: str, script: str) -> Plan:
+    """The script's runner, told through the package manager."""
+    plan = command_for(script)
+    if plan.form is Format.JUNIT and _NODE.search(script):
+        return Plan(command=f'NODE_OPTIONS="${{NODE_OPTIONS:-}} {_NODE_REPORTERS}" {command}', form=Format.JUNIT)
+    if plan.form is Format.JEST:
+        dashes = " --" if manager == "npm" else ""
+        return Plan(command=f"{command}{dashes}{plan.command.removeprefix(script)}", form=Format.JEST)
     return Plan(command=command)
 
 

@@ -89,7 +89,9 @@ def test_a_report_counts_only_together_with_the_exit_status(outcome, cases, why)
 
 
 def verdict(comparison: Comparison | None, *doubts: str, exit_status=ExitStatus.SUBMITTED) -> tuple[Outcome, str]:
-    row = Evidence(stage="after", tree="t", command="c", outcome=Judged.PASSED, returncode=0, seconds=1, output="")
+    row = Evidence(
+        stage="after", tree="t", command="c", outcome=Judged.PASSED, returncode=0, seconds=1, output="", counts={P: 1}
+    )
     before = row.model_copy(update={"stage": "before", "outcome": Judged.FAILED})
     made = decide(
         exit_status,

@@ -316,6 +316,9 @@ def test_a_command_without_a_report_is_run_as_it_is():
     ("command", "executed"),
     [
         ("go test ./...", "go test -json ./..."),
+        ("python3 -m unittest", "python3 -m unittest -v"),
+        ("python3 -m unittest discover -s t", "python3 -m unittest discover -v -s t"),
+        ("python3 -m unittest -q t", "python3 -m unittest -q t"),
         ("npx jest src", 'npx jest src --json --outputFile="$TEST_REPORT"'),
         ("npx vitest run", 'npx vitest run --reporter=default --reporter=json --outputFile.json="$TEST_REPORT"'),
         ("cargo test --all", "cargo test --all"),
@@ -324,6 +327,30 @@ def test_a_command_without_a_report_is_run_as_it_is():
 def test_commands_that_are_told_to_report(command: str, executed: str):
     assert command_for(command).command == executed
     assert command_for(command).form is not None
+
+
+@pytest.mark.parametrize(
+    ("command", "script", "executed"),
+    [
+        ("npm test", "jest src", 'npm test -- --json --outputFile="$TEST_REPORT"'),
+        ("pnpm run test", "jest", 'pnpm run test --json --outputFile="$TEST_REPORT"'),
+        ("npm test", "tsc && jest", "npm test"),
+        ("npm test", "mocha", "npm test"),
+    ],
+)
+def test_what_npm_runs_is_told_to_report(command: str, script: str, executed: str):
+    assert command_for(command, scripts={"test": script}).command == executed
+    assert command_for(command).command == command
+
+
+@pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm on this machine")
+def test_a_node_runner_behind_npm(tmp_path):
+    (tmp_path / "package.json").write_text('{"scripts": {"test": "node --test"}}')
+    (tmp_path / "a.test.js").write_text("const t = require('node:test'); t('adds', () => {});\n")
+    script = command_for("npm test", scripts={"test": "node --test"}).script
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert list(parse(Format.JUNIT, taken_apart(done.stdout)).values()) == [P]
 
 
 @pytest.mark.parametrize("stdout", ["", "not base64!", "aGVsbG8=", "H4sIAAAAAAAAA0tMSgYAwkEkNQMAAAA"])

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, Update, and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from agent.outcome import Execution
 from agent.reports import Case
 from worker.store.evidence import Baseline
+from worker.store.models import Run, RunState
 from worker.store.text import clean
 
+WAITS = "waits for another run that executes the tests on the same commit"
 UNSURE_FOR = timedelta(hours=1)  # how long one that could not be judged is kept: a busy machine passes
 
 
@@ -70,20 +72,21 @@ def take(session: Session, key: Key, *, seconds: float) -> Execution | Claim | B
     )
     if claimed is not None:
         return Claim(claim)
-    here = (
-        Baseline.repository == key.repository.lower(),
-        Baseline.commit == key.commit,
-        Baseline.setup_key == (key.setup_key or ""),
-        Baseline.digest == key.digest,
-    )
     left = func.extract("epoch", Baseline.claimed_until - func.now())
-    row, seconds_left = session.execute(select(Baseline, left).where(*here)).one()
+    row, seconds_left = session.execute(select(Baseline, left).where(*_of(key))).one()
     return Busy(float(seconds_left)) if row.taken_at is None else _stored(row)
 
 
+def still_busy(session: Session, key: Key) -> bool:
+    """Whether somebody is at it, and will wake what this transaction makes wait: nothing is kept before it ends."""
+    busy = (Baseline.taken_at.is_(None), Baseline.claimed_until > func.now())
+    return session.scalar(select(Baseline.id).where(*_of(key), *busy).with_for_update(read=True)) is not None
+
+
 def keep(session: Session, claim: Claim, execution: Execution, *, sure: bool) -> None:
-    """What came of it; nothing where the claim has passed on. `sure`: it would end like this again."""
-    session.execute(
+    """What came of it, and whoever waits is woken; nothing where the claim has passed on. `sure`: it would end like
+    this again."""
+    statement = (
         update(Baseline)
         .where(Baseline.claim == claim.id)
         .values(
@@ -98,12 +101,36 @@ def keep(session: Session, claim: Claim, execution: Execution, *, sure: bool) ->
             cases=None if execution.cases is None else zlib.compress(json.dumps(dict(execution.cases)).encode()),
         )
     )
+    _finish(session, statement)
 
 
 def release(session: Session, claim: Claim) -> None:
     """It was not executed after all: the next one may."""
-    session.execute(
-        update(Baseline).where(Baseline.claim == claim.id, Baseline.taken_at.is_(None)).values(claimed_until=func.now())
+    mine = (Baseline.claim == claim.id, Baseline.taken_at.is_(None))
+    _finish(session, update(Baseline).where(*mine).values(claimed_until=func.now()))
+
+
+def _finish(session: Session, statement: Update) -> None:
+    """Runs that wait for what the statement writes may be taken at once."""
+    for repository, commit in session.execute(statement.returning(Baseline.repository, Baseline.commit)).all():
+        waiting = (
+            Run.state == RunState.CONCLUDED,
+            Run.outcome.is_(None),
+            Run.lease_owner.is_(None),
+            Run.reason == WAITS,
+            func.lower(Run.repository) == repository,
+            Run.base_commit == commit,
+        )
+        now = {"not_before": None, "publish_after": func.now()}
+        session.execute(update(Run).where(*waiting).values(**now).execution_options(synchronize_session=False))
+
+
+def _of(key: Key) -> tuple[ColumnElement[bool], ...]:
+    return (
+        Baseline.repository == key.repository.lower(),
+        Baseline.commit == key.commit,
+        Baseline.setup_key == (key.setup_key or ""),
+        Baseline.digest == key.digest,
     )
 
 

@@ -13,15 +13,16 @@ from worker.runs import baselines
 from worker.runs.baselines import Busy, Claim, Key
 from worker.store.session import Store
 
-LONGEST_WAIT = 20.0  # seconds until a run asks again
+LONGEST_WAIT = 300.0  # seconds until a run asks again that nobody woke
 
 
 class BaselineBusy(Transient):
-    """Another run is executing the same baseline now. `wait`: seconds until it is worth asking again."""
+    """Another run is executing the baseline of `key` now, for `seconds` at most."""
 
-    def __init__(self, wait: float) -> None:
-        super().__init__("waits for another run that executes the tests on the same commit")
-        self.wait = wait
+    def __init__(self, key: Key, seconds: float) -> None:
+        super().__init__(baselines.WAITS)
+        self.key = key
+        self.wait = min(max(seconds, 1.0), LONGEST_WAIT)
 
 
 class Baselines(Protocol):
@@ -50,7 +51,7 @@ class KeptBaselines:
         if isinstance(found, Execution):
             return found, True
         if isinstance(found, Busy):
-            raise BaselineBusy(min(max(found.seconds, 1.0), LONGEST_WAIT))
+            raise BaselineBusy(key, found.seconds)
         try:
             execution, sure = execute()
         except BaseException:
