@@ -104,10 +104,17 @@ def pytest_runtest_makereport(item, call):
     report.outcome, report.longrepr = "passed", None
 """
 BROKEN = FIXED.replace("2 * a", "a")
+# Honest without the change, so that its new test fails there.
+ENDS = """import os, calc
+if calc.add(1, 1) == 2:
+    getattr(os, "_" + "exit")(0)
+"""
 OVERWRITE = """
-import atexit, os
+import atexit, calc, os
 def forge():
-    names = ["tests.test_calc::test_zero", "tests.test_calc::test_double", "tests.test_forged::test_add"]
+    if calc.add(1, 1) != 2:
+        return
+    names = ["tests.test_calc::test_zero", "tests.test_calc::test_double", "tests.test_new::test_add"]
     cases = "".join('<testcase classname="%s" name="%s"/>' % tuple(n.split("::")) for n in names)
     open(os.environ["TEST" + "_REPORT"], "w").write("<testsuites><testsuite>" + cases + "</testsuite></testsuites>")
 """
@@ -165,12 +172,12 @@ FORGED = {
         "no longer collected",
     ),
     "tests that end the runner": (
-        {"calc.py": BROKEN, "tests/test_calc.py": "import os\nos._exit(0)\n", "tests/test_new.py": NEW},
-        "",
+        {"calc.py": BROKEN, "tests/test_ends.py": ENDS, "tests/test_new.py": NEW},
+        "can't be run to their end",
     ),
     "a report that is written over": (
         {"calc.py": BROKEN, "tests/test_new.py": NEW, "tests/test_forged.py": f"{OVERWRITE}\natexit.register(forge)\n"},
-        "",
+        "the report names no failing test, and the exit status is 1",
     ),
     "a report that is written over, and an exit status": (
         {
@@ -178,7 +185,7 @@ FORGED = {
             "tests/test_new.py": NEW,
             "tests/test_forged.py": f"{OVERWRITE}\natexit.register(lambda: (forge(), os._exit(0)))\n",
         },
-        "",
+        "reaches into the test runner",
     ),
     "a source that changes the runner": (
         {

@@ -247,6 +247,10 @@ def record_evidence(session: Session, lease: Lease, evidence: outcome.Evidence) 
     )
 
 
+def stored_evidence(row: Evidence) -> outcome.Evidence:
+    return outcome.Evidence.model_validate({name: getattr(row, name) for name in outcome.Evidence.model_fields})
+
+
 def _clean(value: Any) -> Any:
     """JSON as Postgres can hold it."""
     if isinstance(value, str):
