@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from typing import Literal
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
-from agent.outcome import Evidence, Outcome, TestOutcome
+from agent.comparison import Comparison
+from agent.outcome import Evidence, Outcome, Stage, TestOutcome
 from agent.protocols import ExecResult, ExecStatus
 from agent.types import ExitStatus, Frozen
 
@@ -14,7 +15,7 @@ _CANNOT_RUN = {126, 127}  # the shell's: not executable, not found
 _NOTHING_COLLECTED = re.compile(r"no tests (ran|collected|found)|collected 0 items", re.IGNORECASE)
 _BAD_USAGE = re.compile(r"^ERROR: (usage:|file or directory not found|not found:)", re.MULTILINE)
 
-Stage = Literal["before", "before_with_new_tests", "after"]
+_FIRST: Mapping[Stage, Stage] = MappingProxyType({"before_again": "before", "after_again": "after"})
 
 
 class Verdict(Frozen):
@@ -38,16 +39,64 @@ def judge(result: ExecResult) -> TestOutcome:
 
 
 def decide(
-    exit_status: ExitStatus, *, patch_is_empty: bool, test_command: str | None, evidence: Sequence[Evidence]
+    exit_status: ExitStatus,
+    *,
+    patch_is_empty: bool,
+    test_command: str | None,
+    evidence: Sequence[Evidence],
+    comparison: Comparison | None = None,
+    doubts: Sequence[str] = (),
 ) -> Verdict:
-    """`fixed` only where something was executed that failed without the change and passes with it, and where the
-    agent itself was done; of several rows of a stage the last one counts."""
+    """`fixed` only where something was executed that failed without the change and passes with it, where nothing speaks
+    against believing it (`doubts`, for people), and where the agent itself was done; of several rows of a stage the
+    last one counts. `comparison`: test by test, where the runner told; otherwise exit statuses are all there is."""
     if patch_is_empty:
         return Verdict(outcome=Outcome.UNSOLVED, reason=f"no file was changed ({_ended(exit_status)})")
-    verdict = _tested(test_command, {row.stage: row.outcome for row in evidence})
+    if comparison is None:
+        outcomes = {row.stage: row.outcome for row in evidence}
+        outcomes |= {_FIRST[row.stage]: row.outcome for row in evidence if row.stage in _FIRST}
+        verdict = _tested(test_command, outcomes)
+        if evidence:
+            words = f"{verdict.reason} (by exit status: the outcome per test is unknown)"
+            verdict = Verdict(outcome=verdict.outcome, reason=words)
+    elif not any(row.counts for row in evidence):
+        verdict = _partial("not verified: the test command finds no test")
+    else:
+        verdict = _compared(comparison)
+    if verdict.outcome is Outcome.FIXED and doubts:
+        verdict = _partial(f"{verdict.reason}; but {'; '.join(doubts)}")
     if verdict.outcome is Outcome.FIXED and exit_status is not ExitStatus.SUBMITTED:
-        return Verdict(outcome=Outcome.PARTIAL, reason=f"{verdict.reason}, but {_ended(exit_status)}")
+        return _partial(f"{verdict.reason}, but {_ended(exit_status)}")
     return verdict
+
+
+def _compared(found: Comparison) -> Verdict:
+    if found.broken:
+        return _unsolved(f"the change breaks {_tests(found.broken)} that passed without it")
+    against = [
+        words.format(_tests(tests))
+        for words, tests in (
+            ("{} of the base no longer collected", found.missing),
+            ("{} that passed before skipped now", found.skipped),
+            ("{} not on the base fail with the change", found.new_failing),
+        )
+        if tests
+    ]
+    same = f"; {_tests(found.still_failing)} failed before and still fail" if found.still_failing else ""
+    flaky = f"; {_tests(found.flaky)} end now so, now so" if found.flaky else ""
+    if not found.reproduced:
+        shown = f"no test failed without the change and passes with it: nothing shows that the problem is gone{same}"
+    else:
+        shown = f"{_tests(found.reproduced)} failed without the change and pass with it{same}"
+    if against or not found.reproduced:
+        return _partial("; ".join([shown + flaky, *against]))
+    return Verdict(outcome=Outcome.FIXED, reason=f"{shown}; nothing that passed before fails{flaky}")
+
+
+def _tests(ids: Sequence[str]) -> str:
+    """How many, and the first of them."""
+    told = ", ".join(ids[:3]) + (", …" if len(ids) > 3 else "")
+    return f"{len(ids)} test{'s' if len(ids) != 1 else ''} ({told})"
 
 
 def _tested(test_command: str | None, outcomes: dict[Stage, TestOutcome]) -> Verdict:

@@ -72,7 +72,12 @@ def is_test_path(path: str) -> bool:
     directories = {part.casefold() for part in parts[:-1]}
     if directories & {"test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "test_data", "e2e"}:
         return True
-    return bool(_TEST_NAME.search(parts[-1] if parts else ""))
+    return is_test_file(path)
+
+
+def is_test_file(path: str) -> bool:
+    """Whether its own name says so, wherever it lies."""
+    return bool(_TEST_NAME.search(path.rsplit("/", 1)[-1]))
 
 
 _TEST_NAME = re.compile(

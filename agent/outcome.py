@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Literal
 
 from pydantic import Field
 
+from agent.reports.cases import Case
 from agent.types import Frozen
 
 
@@ -46,16 +48,52 @@ class TestOutcome(StrEnum):
     NOT_RUN = "not_run"
 
 
-class Evidence(Frozen):
-    """One execution of `command` in a fresh sandbox; `stage` says on which tree."""
+Stage = Literal["before", "before_with_new_tests", "before_again", "after", "after_again"]
 
-    stage: Literal["before", "before_with_new_tests", "after"]
+
+class Execution(Frozen):
+    """One execution of `command` in a fresh sandbox. `cases`: how each test ended, by its id; None where the runner
+    did not tell, and `note` says why."""
+
+    command: str
+    outcome: TestOutcome
+    returncode: int | None
+    seconds: float
+    output: str
+    note: str = ""
+    cases: Mapping[str, Case] | None = None
+
+
+class Named(Frozen):
+    """Tests, of which the first few are named."""
+
+    total: int
+    some: tuple[str, ...]
+
+
+class Detail(Frozen):
+    """What else there is to say about one execution."""
+
+    note: str = Field(default="", description="why the outcomes of its tests are not known, or not believed")
+    kept: bool = Field(default=False, description="executed for an earlier run of the same commit, and kept")
+    held_back: tuple[str, ...] = Field(
+        default=(), description="paths that the change touches and that were as on the base here"
+    )
+    tests: Mapping[str, Named] = Field(default={}, description="by the names of `agent.comparison.Comparison`")
+
+
+class Evidence(Frozen):
+    """One execution for one run; `stage` says on which tree. `counts`: tests by outcome, empty where not known."""
+
+    stage: Stage
     tree: str
     command: str
     outcome: TestOutcome
     returncode: int | None
     seconds: float
     output: str
+    counts: Mapping[Case, int] = {}
+    detail: Detail = Detail()
 
 
 class Outcome(StrEnum):

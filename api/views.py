@@ -61,6 +61,8 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
                 "outcome": e.outcome.value,
                 "returncode": e.returncode,
                 "seconds": e.seconds,
+                "counts": e.counts,
+                "detail": e.detail,
             }
             for e in evidence
         ],

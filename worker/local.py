@@ -26,7 +26,7 @@ from worker.stages.attempt import Attempt
 from worker.stages.config import RepositoryConfig
 from worker.stages.layer import layer_of, needed
 from worker.stages.setup import Builder, SetUpFailed
-from worker.stages.verification import Verifier, refusal
+from worker.stages.verification import Subject, Verifier, refusal
 
 
 class NotSetUp(Permanent):
@@ -162,16 +162,20 @@ def fix(
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
             return LocalFix(attempt=attempt, verdict=verdict, evidence=(), usd_low=journal.usd_low)
         with layer_of(layers, key) as layer:
-            taken = Verifier(sandbox=sandbox, repositories=repositories).verify(
-                git_dir, attempt.patch, settings_of_repo, cancel=cancel, record=lambda _: None, layer=layer
+            subject = Subject(
+                git_dir=git_dir, repository=repo.name, patch=attempt.patch, settings=settings_of_repo, layer=layer
             )
+            verifier = Verifier(sandbox=sandbox, repositories=repositories)
+            taken = verifier.verify(subject, cancel=cancel, record=lambda _: None)
         verdict = rules.decide(
             attempt.result.exit_status,
             patch_is_empty=attempt.patch.empty,
             test_command=settings_of_repo.test,
-            evidence=taken,
+            evidence=taken.evidence,
+            comparison=taken.comparison,
+            doubts=taken.doubts,
         )
-        return LocalFix(attempt=attempt, verdict=verdict, evidence=tuple(taken), usd_low=journal.usd_low)
+        return LocalFix(attempt=attempt, verdict=verdict, evidence=taken.evidence, usd_low=journal.usd_low)
 
 
 def made(builder: Builder, git_dir: Path, name: str, commit: str, settings: RepositoryConfig) -> str | None:

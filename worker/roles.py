@@ -31,6 +31,7 @@ from worker.prune import PruneRows, PruneRunDirs
 from worker.queue import Publisher
 from worker.settings import Settings
 from worker.shutdown import Shutdown
+from worker.stages.baselines import KeptBaselines
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
 from worker.stages.notify import Notify
@@ -161,7 +162,7 @@ def _cpu(process: Process) -> Duty:
         wakes.VERIFY: Verify(
             store=process.store,
             heartbeat=process.heartbeat,
-            verifier=Verifier(sandbox=sandbox, repositories=repositories),
+            verifier=Verifier(sandbox=sandbox, repositories=repositories, baselines=KeptBaselines(store=process.store)),
             repositories=repositories,
             layers=layers,
             send=process.send,

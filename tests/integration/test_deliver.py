@@ -125,16 +125,45 @@ def world(store, tmp_path):
     world.heartbeat.close()
 
 
-def test_a_fix_becomes_a_branch_a_draft_and_one_comment(world):
+def test_a_fix_becomes_a_branch_a_pull_request_and_one_comment(world):
     world.deliver(world.verified())
     world.delivered_once()
     (pull,) = world.github.pull_requests
-    assert pull.draft
+    assert not pull.draft
     assert f"Fixes #{world.number}" in pull.body
     assert "I did it." in pull.body
     assert "| base | failed |" in pull.body
     assert pull.url in world.comments()[0]
     assert world.bare.read_file(NAME, pull.head_branch, "README.md") == b"changed\n"
+
+
+def test_what_is_not_shown_to_be_a_fix_becomes_a_draft(world):
+    world.deliver(world.verified(Outcome.PARTIAL))
+    (pull,) = world.github.pull_requests
+    assert pull.draft
+    assert f"Refs #{world.number}" in pull.body
+
+
+def test_of_which_commit_the_evidence_is_is_said(world):
+    """Red where the remote's branch is not asked."""
+    run_id = world.verified()
+    world.deliver(run_id)
+    (pull,) = world.github.pull_requests
+    assert f"Everything here is of `main` at `{world.commit[:12]}`, where it is still." in pull.body
+
+
+def test_a_base_that_went_on_meanwhile_is_said(world):
+    world.verified()
+    git = ["git", f"--git-dir={world.bare.path(NAME)}", "-c", "user.name=a", "-c", "user.email=a@example.invalid"]
+    made = subprocess.run(
+        [*git, "commit-tree", "main^{tree}", "-p", "main", "-m", "more"], capture_output=True, text=True, check=True
+    )
+    moved = made.stdout.strip()
+    subprocess.run([*git, "update-ref", "refs/heads/main", moved], check=True)
+    world.deliver(world.run_id)
+    (pull,) = world.github.pull_requests
+    assert f"`{world.commit[:12]}`. The branch is at `{moved[:12]}` by now, and nothing was executed on" in pull.body
+    assert world.bare.ahead(NAME, "main", pull.head_branch) == 1
 
 
 def test_delivering_again_changes_nothing(world):

@@ -15,6 +15,7 @@ from tests.factories import COMMIT, TREE, queue_run
 from worker.errors import LeaseLost
 from worker.runs import ledger, states
 from worker.store import models, queries, steps
+from worker.store.evidence import Evidence as EvidenceRow
 
 
 @pytest.fixture
@@ -120,7 +121,7 @@ def test_a_late_worker_writes_nothing(store, lost, write):
     with pytest.raises(LeaseLost), store.transaction() as session:
         write(session, lost)
     with store.transaction() as session:
-        for table in (models.Spend, steps.Step, models.Patch, models.Evidence):
+        for table in (models.Spend, steps.Step, models.Patch, EvidenceRow):
             assert session.scalar(select(func.count()).select_from(table)) == 0
 
 

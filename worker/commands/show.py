@@ -104,7 +104,16 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
             for step in trajectories.steps(session, run_id)
         ],
         "evidence": [
-            {"stage": e.stage, "command": e.command, "outcome": e.outcome.value, "seconds": e.seconds}
+            {
+                "stage": e.stage,
+                "tree": e.tree,
+                "command": e.command,
+                "outcome": e.outcome.value,
+                "returncode": e.returncode,
+                "seconds": e.seconds,
+                "counts": e.counts,
+                "detail": e.detail,
+            }
             for e in queries.evidence(session, run_id)
         ],
     }
@@ -146,8 +155,24 @@ def lines(data: dict[str, Any]) -> list[str]:
             f"step      {step['index'] + 1} (attempt {numbers.get(step['token'], '?')}): {tools}{failed}{changed}"
         )
         shown.append(f"          {_call_words(step)}")
-    shown += [f"evidence  {e['stage']}: {e['outcome']} ({e['command']})" for e in data["evidence"]]
+    for e in data["evidence"]:
+        tests = ", ".join(f"{count} {case}" for case, count in e["counts"].items()) or "outcome per test unknown"
+        kept = ", kept from an earlier run" if e["detail"].get("kept") else ""
+        shown.append(f"evidence  {e['stage']}: {e['outcome']}, {tests} ({e['command']}; exit {e['returncode']}{kept})")
+        shown += [f"          {words}" for words in _found(e["detail"])]
+    if data["outcome"] and not data["evidence"]:
+        shown.append("evidence  not verified: nothing was executed")
     return shown
+
+
+def _found(detail: dict[str, Any]) -> list[str]:
+    """What one execution showed, test by test; why it did not."""
+    tests = [
+        f"{name.replace('_', ' ')}: {', '.join(found['some'])}{', …' if found['total'] > len(found['some']) else ''}"
+        for name, found in detail.get("tests", {}).items()
+    ]
+    held = [f"as on the base: {', '.join(detail['held_back'])}"] if detail.get("held_back") else []
+    return [*tests, *held, *([detail["note"]] if detail.get("note") else [])]
 
 
 def _call(step: Any) -> dict[str, Any]:

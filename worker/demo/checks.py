@@ -37,12 +37,12 @@ def run_checks(store: Store, double: GitHubDouble, run_id: UUID) -> Iterator[Che
     yield Check("its tree is the one that was verified", patch is not None and tree == patch.tree)
     pulls = double.pull_requests(REPOSITORY)
     yield Check(
-        "there is one pull request, from that branch, a draft",
+        "there is one pull request, from that branch, ready for review",
         len(pulls) == 1
         and pull_request is not None
         and pulls[0]["number"] == pull_request.number
         and pulls[0]["head"]["ref"] == run.branch
-        and bool(pulls[0]["draft"]),
+        and not pulls[0]["draft"],
     )
     comments = double.comments(REPOSITORY, run.issue_number)
     yield Check(

@@ -6,8 +6,9 @@ The spend and the run's totals move in one transaction, and a spend row exists o
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from decimal import ROUND_CEILING, Decimal
-from typing import cast
+from typing import Any, cast
 
 from sqlalchemy import insert
 from sqlalchemy.orm import Session
@@ -17,7 +18,8 @@ from agent.generated import GeneratedIds
 from worker.runs import budgets, totals
 from worker.runs.accounts import Amount
 from worker.runs.states import Lease, write
-from worker.store.models import Evidence, Patch, Run, Spend
+from worker.store.evidence import Evidence
+from worker.store.models import Patch, Run, Spend
 from worker.store.steps import Step
 from worker.store.text import clean
 
@@ -239,8 +241,23 @@ def record_evidence(session: Session, lease: Lease, evidence: outcome.Evidence) 
             returncode=evidence.returncode,
             seconds=evidence.seconds,
             output=clean(evidence.output),
+            counts=dict(evidence.counts),
+            detail=_clean(evidence.detail.model_dump(mode="json")),
         )
     )
+
+
+def stored_evidence(row: Evidence) -> outcome.Evidence:
+    return outcome.Evidence.model_validate({name: getattr(row, name) for name in outcome.Evidence.model_fields})
+
+
+def _clean(value: Any) -> Any:
+    """JSON as Postgres can hold it."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, Mapping):
+        return {clean(key): _clean(item) for key, item in value.items()}
+    return [_clean(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def stored_patch(row: Patch) -> outcome.Patch:

@@ -8,6 +8,7 @@ import yaml
 from pydantic import Field, ValidationError
 
 from agent.hygiene import HygienePolicy
+from agent.reports import Format
 from agent.types import Frozen, Limits
 
 PATH = ".devstral-fix.yml"
@@ -33,6 +34,12 @@ class RepositoryConfig(Frozen):
     """Every key is optional; an unknown key is an error that is reported on the issue."""
 
     test: str | None = Field(default=None, max_length=4000, description="shell command, run at the repository's root")
+    test_report_format: Format | None = Field(default=None, description="of the report that the test command gives")
+    test_report: str | None = Field(
+        default=None,
+        pattern=r"^[^/\x00-\x1f][^\x00-\x1f]{0,299}$",
+        description="the file below the repository's root that holds it, where it is not $TEST_REPORT",
+    )
     setup: Command | Literal[False] | None = Field(
         default=None,
         description="shell command that installs below $SETUP_DIR, with the network the service allows; false: none",

@@ -6,13 +6,12 @@ Every outside effect is looked up before it is made, so a run whose worker died 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import UUID
 
 from agent.evidence import Verdict
-from agent.outcome import Evidence, Outcome, Patch
+from agent.outcome import Outcome, Patch
 from worker import logs
 from worker.errors import (
     ForgeRefused,
@@ -26,14 +25,15 @@ from worker.errors import (
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
-from worker.runs import budget_words, ledger, states
+from worker.runs import budget_words, states
 from worker.runs.states import Lease
 from worker.stages import large_files, texts
 from worker.stages.edge import last_words, unless_lost
 from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
+from worker.stages.result import Result, read
 from worker.stages.status import queued, set_status
 from worker.stages.tidying import after_the_end
-from worker.store import queries, trajectories
+from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 from worker.store.text import clean
@@ -46,30 +46,6 @@ AUTHOR, EMAIL = "devstral-fix", "devstral-fix@users.noreply.github.com"
 DEADLINE_SECONDS = 900.0
 CHECK = "devstral-fix"
 WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
-
-
-@dataclass(frozen=True, kw_only=True)
-class Result:
-    """A run as it stands in the store, read once."""
-
-    run: Run
-    patch: Patch | None
-    evidence: tuple[Evidence, ...]
-    known_heads: frozenset[str]
-    models: Mapping[str, int]  #: who made its calls, and how many each
-
-    @property
-    def footer(self) -> str:
-        run = self.run
-        return texts.accounting(
-            ledger.usage(run),
-            (run.usd_low, run.usd),
-            calls=run.calls,
-            model=run.model or "none",
-            tokenizer=run.tokenizer or "",
-            isolation=run.isolation.value if run.isolation else "none",
-            others={model: calls for model, calls in self.models.items() if model != run.model},
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,25 +88,9 @@ class Deliver:
                 except Exception as error:  # noqa: BLE001 - a bug ends a run, never its worker
                     self._fail(lease, last_words(error, "deliver_crashed"))
 
-    def _read(self, run_id: UUID) -> Result:
-        with self.store.transaction() as session:
-            run = session.get_one(Run, run_id)
-            row = queries.patch(session, run_id)
-            rows = queries.evidence(session, run_id)
-            known = queries.pushed_heads(session, run.repository, run.branch)
-            models = trajectories.models(session, run_id)
-        pieces = [{name: getattr(e, name) for name in Evidence.model_fields} for e in rows]
-        return Result(
-            run=run,
-            patch=None if row is None else ledger.stored_patch(row),
-            evidence=tuple(map(Evidence.model_validate, pieces)),
-            known_heads=known,
-            models=models,
-        )
-
     def _deliver(self, lease: Lease, holding: Holding) -> str | None:
         """The pull request's address, where there is one."""
-        result = self._read(lease.run_id)
+        result = read(self.store, lease.run_id)
         run = result.run
         assert run.outcome is not None
         forge = self.forges.open(run.repository, run.installation_id)
@@ -139,7 +99,8 @@ class Deliver:
             git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
             head = self._push(lease, holding, forge, git_dir, result, result.patch)
             holding.check()
-            pull_request = self._pull_request(forge, result, result.patch, run.outcome)
+            verified_on = self._verified_on(forge, result.patch, run)
+            pull_request = self._pull_request(forge, result, result.patch, run.outcome, verified_on)
             holding.check()
             self._check_run(forge, result, head, run.outcome)
             holding.check()
@@ -198,7 +159,16 @@ class Deliver:
         self.repositories.push(git_dir, url=url, commit=commit, branch=run.branch, expected=there, token=token)
         return commit
 
-    def _pull_request(self, forge: Forge, result: Result, patch: Patch, outcome: Outcome) -> PullRequestRef:
+    def _verified_on(self, forge: Forge, patch: Patch, run: Run) -> str:
+        """The evidence is of the commit that the run began on, and so is the branch; where the base branch went on
+        meanwhile, that is said."""
+        now = self.repositories.remote_branch(forge.repository().clone_url, run.base_branch, forge.git_token("read"))
+        return texts.verified_on(patch.base_commit, run.base_branch, now)
+
+    def _pull_request(
+        self, forge: Forge, result: Result, patch: Patch, outcome: Outcome, verified_on: str
+    ) -> PullRequestRef:
+        """Ready for review only where the evidence shows a fix; one that is open already stays as it is."""
         run = result.run
         title = texts.pull_request_title(run.issue_title, run.issue_number)
         body = texts.pull_request_body(
@@ -208,13 +178,15 @@ class Deliver:
             summary=run.summary or "",
             verdict=Verdict(outcome=outcome, reason=run.reason or ""),
             evidence=result.evidence,
+            verified_on=verified_on,
             patch=patch,
             footer=result.footer,
         )
         found = forge.find_pull_request(run.branch)
         if found is not None and found.state == "open":
             return forge.edit_pull_request(found.number, title=title, body=body)
-        return forge.open_pull_request(title=title, body=body, head=run.branch, base=run.base_branch, draft=True)
+        draft = outcome is not Outcome.FIXED
+        return forge.open_pull_request(title=title, body=body, head=run.branch, base=run.base_branch, draft=draft)
 
     def _check_run(self, forge: Forge, result: Result, head: str, outcome: Outcome) -> None:
         """The evidence on the commit itself. Not every installation grants it, and nothing depends on it."""
@@ -251,7 +223,7 @@ class Deliver:
     def _tell_end(self, run: Run) -> None:
         """A failed or cancelled run says so in the status comment; trying twice shows the same text."""
         headline = f"{run.state.value}: {texts.inline(run.reason or '')}"
-        footer = self._read(run.id).footer
+        footer = read(self.store, run.id).footer
         try:
             forge = self.forges.open(run.repository, run.installation_id)
             left = after_the_end(forge, self.store, run) if run.outcome in WITH_PULL_REQUEST else []

@@ -88,21 +88,87 @@ def accounting(
     )
 
 
-_NAMES = {"before": "base", "before_with_new_tests": "base + this change's tests", "after": "with this change"}
+_NAMES: Mapping[str, str] = MappingProxyType(
+    {
+        "before": "base",
+        "before_with_new_tests": "base + this change's tests",
+        "before_again": "base, once more",
+        "after": "with this change",
+        "after_again": "with this change, once more",
+    }
+)
+_FOUND: Mapping[str, str] = MappingProxyType(
+    {
+        "reproduced": "Failed without this change, pass with it",
+        "broken": "Passed without this change, fail with it",
+        "missing": "There without this change, no longer collected",
+        "skipped": "Passed without this change, skipped with it",
+        "new_failing": "New, and fail",
+        "still_failing": "Failed without this change and still fail",
+        "flaky": "End now so, now so",
+    }
+)
+
+
+def by_test(evidence: Evidence) -> str:
+    """How many tests ended how, where that is known."""
+    return ", ".join(f"{count} {case.value}" for case, count in evidence.counts.items()) or "unknown"
+
+
+def findings(evidence: Sequence[Evidence]) -> list[str]:
+    """What the tests showed, one line each: what it means, how many, and the first of them."""
+    lines = []
+    for piece in evidence:
+        for name, words in _FOUND.items():
+            if (tests := piece.detail.tests.get(name)) is not None:
+                more = ", …" if tests.total > len(tests.some) else ""
+                lines.append(f"{words} ({tests.total}): {', '.join(inline(t, 200) for t in tests.some)}{more}")
+        if piece.detail.held_back:
+            paths = ", ".join(inline(path, 200) for path in piece.detail.held_back)
+            lines.append(f"Executed as on the base, although this change touches it: {paths}")
+    return lines
+
+
+def notes(evidence: Sequence[Evidence]) -> list[str]:
+    """Why outcomes of single tests are not known, by execution."""
+    return [
+        f"{_NAMES[e.stage]}: the outcome of each test is unknown: {inline(e.detail.note)}"
+        for e in evidence
+        if e.detail.note
+    ]
 
 
 def evidence_table(evidence: Sequence[Evidence]) -> str:
-    """The executions as a table, and the output of the first and last folded below."""
+    """The executions as a table, what they showed, and the output of each folded below."""
     if not evidence:
-        return "No test command is known for this repository (`test:` in `.devstral-fix.yml`), so nothing was run."
-    rows = [f"| {_NAMES[e.stage]} | {e.outcome.value} | {e.returncode} | {e.seconds:.1f} s |" for e in evidence]
-    table = "\n".join(["| tree | tests | exit status | time |", "|---|---|---|---|", *rows])
+        return (
+            "Not verified: no test command is known for this repository (`test:` in `.devstral-fix.yml`), so nothing "
+            "was run."
+        )
+    rows = [
+        f"| {_NAMES[e.stage]} | {e.outcome.value} | {by_test(e)} | {e.returncode} | "
+        f"{e.seconds:.1f} s{' (kept from an earlier run)' if e.detail.kept else ''} |"
+        for e in evidence
+    ]
+    table = "\n".join(["| tree | tests | test by test | exit status | time |", "|---|---|---|---|---|", *rows])
+    lines = "\n".join(f"- {line}" for line in [*findings(evidence), *notes(evidence)])
     folds = [
         f"<details><summary>Output: {_NAMES[e.stage]}</summary>\n\n"
         f"{fenced(e.output[-4000:] or '(no output)')}\n\n</details>"
         for e in evidence
     ]
-    return "\n\n".join([f"Run by the service in fresh sandboxes: {inline(evidence[0].command)}", table, *folds])
+    command = f"Run by the service in fresh sandboxes: {inline(evidence[0].command, 4000)}"
+    return "\n\n".join([command, table, *([lines] if lines else []), *folds])
+
+
+def verified_on(commit: str, branch: str, now: str | None) -> str:
+    """Which base the evidence is of; `now`: where the base branch is."""
+    of = f"Everything here is of {inline(branch, 200)} at {inline(commit[:12])}"
+    if now is None:
+        return f"{of}; that branch is gone."
+    if now != commit:
+        return f"{of}. The branch is at {inline(now[:12])} by now, and nothing was executed on that."
+    return f"{of}, where it is still."
 
 
 def pull_request_title(issue_title: str, issue_number: int) -> str:
@@ -118,6 +184,7 @@ def pull_request_body(
     summary: str,
     verdict: Verdict,
     evidence: Sequence[Evidence],
+    verified_on: str,
     patch: Patch,
     footer: str,
 ) -> str:
@@ -134,7 +201,7 @@ def pull_request_body(
         run_marker(run_id),
         f"{closes} #{issue_number}",
         "### What was done (the model's own words)\n\n" + fenced(summary[:6000] or "(it left no summary)"),
-        f"### Evidence: {verdict.outcome.value}\n\n{verdict.reason}\n\n{evidence_table(evidence)}",
+        f"### Evidence: {verdict.outcome.value}\n\n{verdict.reason}\n\n{verified_on}\n\n{evidence_table(evidence)}",
         "### Files",
         *listed("Source", sources),
         *listed("Tests", tests),

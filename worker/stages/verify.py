@@ -16,13 +16,14 @@ from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
-from worker.runs import ledger, states
+from worker.runs import baselines, ledger, states
 from worker.runs.states import Lease
+from worker.stages.baselines import BaselineBusy
 from worker.stages.config import RepositoryConfig
 from worker.stages.edge import last_words, unless_lost
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
-from worker.stages.verification import Verifier, refusal
+from worker.stages.verification import MOST_RUNS, Subject, Verifier, refusal
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
@@ -60,6 +61,8 @@ class Verify:
                 log.warning("lease_lost", extra={"why": str(lost)})
             except LayerMissing as missing:
                 self._wait_for_setup(lease, str(missing))
+            except BaselineBusy as busy:
+                self._wait_for_baseline(lease, busy)
             except ShuttingDown as error:
                 self._hand_on(lease, str(error))
             except Transient as error:
@@ -74,7 +77,7 @@ class Verify:
         assert row is not None, "a concluded run has a patch, be it empty"
         assert run.exit_status is not None
         settings = RepositoryConfig.model_validate(run.repository_config)
-        holding.limit(3 * settings.test_timeout_seconds + MARGIN_SECONDS)
+        holding.limit(MOST_RUNS * settings.test_timeout_seconds + MARGIN_SECONDS)
         patch = ledger.stored_patch(row)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
         refused = check(patch, settings.hygiene, existing=self.repositories.list_files(git_dir, patch.base_commit))
@@ -93,11 +96,22 @@ class Verify:
 
             stage = self.watch.stage("verify", run.id, run.traceparent)
             with stage, layer_of(self.layers, run.setup_key) as layer:
-                taken = self.verifier.verify(
-                    git_dir, patch, settings, cancel=holding.cancel, record=record, layer=layer
+                subject = Subject(
+                    git_dir=git_dir,
+                    repository=run.repository,
+                    patch=patch,
+                    settings=settings,
+                    setup_key=run.setup_key,
+                    layer=layer,
                 )
+                taken = self.verifier.verify(subject, cancel=holding.cancel, record=record, check=holding.check)
             verdict = rules.decide(
-                run.exit_status, patch_is_empty=patch.empty, test_command=settings.test, evidence=taken
+                run.exit_status,
+                patch_is_empty=patch.empty,
+                test_command=settings.test,
+                evidence=taken.evidence,
+                comparison=taken.comparison,
+                doubts=taken.doubts,
             )
         with self.store.transaction() as session:
             states.finish_verify(session, lease, outcome=verdict.outcome, reason=clean(verdict.reason))
@@ -109,6 +123,13 @@ class Verify:
         with unless_lost(), self.store.transaction() as session:
             states.hand_back_stage(session, lease, reason=reason, wait=RETRY_SECONDS, counts=False)
             after_commit(session, lambda: self.send(wakes.setup(lease.run_id)))
+
+    def _wait_for_baseline(self, lease: Lease, busy: BaselineBusy) -> None:
+        """Another run executes the tests of the same base; once that is kept, this one is free to be taken again."""
+        log.info("baseline_busy")
+        with unless_lost(), self.store.transaction() as session:
+            wait = busy.wait if baselines.still_busy(session, busy.key) else 0.0
+            states.hand_back_stage(session, lease, reason=str(busy), wait=wait, counts=False)
 
     def _hand_on(self, lease: Lease, reason: str) -> None:
         """Another worker takes the evidence anew; that is no attempt."""

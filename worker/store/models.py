@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import CheckConstraint, ForeignKey, Identity, Index, LargeBinary, UniqueConstraint, func, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from agent.outcome import Outcome, TestOutcome
+from agent.outcome import Outcome
 from agent.protocols import Isolation
 from agent.types import ExitStatus
 from worker.store.base import Base, by_value
@@ -224,25 +224,6 @@ class Patch(Base):
     tree: Mapped[str]
     diff: Mapped[bytes] = mapped_column(LargeBinary)
     files: Mapped[list[dict[str, Any]]]
-    created_at: Mapped[datetime] = _now()
-
-
-class Evidence(Base):
-    """One execution of the test command by the service itself, never by the agent."""
-
-    __tablename__ = "evidence"
-    __table_args__ = (UniqueConstraint("run_id", "lease_token", "stage"),)
-
-    id: Mapped[UUID] = _id()
-    run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
-    lease_token: Mapped[int]
-    stage: Mapped[str]
-    tree: Mapped[str]
-    command: Mapped[str]
-    outcome: Mapped[TestOutcome] = mapped_column(by_value(TestOutcome, "outcome"))
-    returncode: Mapped[int | None]
-    seconds: Mapped[float]
-    output: Mapped[str]
     created_at: Mapped[datetime] = _now()
 
 

@@ -14,7 +14,8 @@ from sqlalchemy.sql.dml import ReturningUpdate
 from worker.store import switches, trajectories
 from worker.store.backoff import next_announcement
 from worker.store.base import Base
-from worker.store.models import Delivery, DeliveryState, Evidence, Patch, PullRequest, Run, RunState
+from worker.store.evidence import Evidence
+from worker.store.models import Delivery, DeliveryState, Patch, PullRequest, Run, RunState
 from worker.store.operations import Push
 
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]

@@ -1,0 +1,52 @@
+"""A run as it stands in the store when it is delivered, read once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from uuid import UUID
+
+from agent.outcome import Evidence, Patch
+from worker.runs import ledger
+from worker.stages import texts
+from worker.store import queries, trajectories
+from worker.store.models import Run
+from worker.store.session import Store
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    run: Run
+    patch: Patch | None
+    evidence: tuple[Evidence, ...]
+    known_heads: frozenset[str]
+    models: Mapping[str, int]  #: who made its calls, and how many each
+
+    @property
+    def footer(self) -> str:
+        run = self.run
+        return texts.accounting(
+            ledger.usage(run),
+            (run.usd_low, run.usd),
+            calls=run.calls,
+            model=run.model or "none",
+            tokenizer=run.tokenizer or "",
+            isolation=run.isolation.value if run.isolation else "none",
+            others={model: calls for model, calls in self.models.items() if model != run.model},
+        )
+
+
+def read(store: Store, run_id: UUID) -> Result:
+    with store.transaction() as session:
+        run = session.get_one(Run, run_id)
+        row = queries.patch(session, run_id)
+        rows = queries.evidence(session, run_id)
+        known = queries.pushed_heads(session, run.repository, run.branch)
+        models = trajectories.models(session, run_id)
+    return Result(
+        run=run,
+        patch=None if row is None else ledger.stored_patch(row),
+        evidence=tuple(map(ledger.stored_evidence, rows)),
+        known_heads=known,
+        models=models,
+    )
