@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
 from agent.outcome import Evidence, Outcome, Patch
@@ -24,6 +23,7 @@ from worker.settings import Settings
 from worker.stages import config
 from worker.stages.attempt import Attempt
 from worker.stages.config import RepositoryConfig
+from worker.stages.judging import judged
 from worker.stages.layer import layer_of, needed
 from worker.stages.setup import Builder, SetUpFailed
 from worker.stages.verification import Subject, Verifier, refusal
@@ -166,16 +166,16 @@ def fix(
                 git_dir=git_dir, repository=repo.name, patch=attempt.patch, settings=settings_of_repo, layer=layer
             )
             verifier = Verifier(sandbox=sandbox, repositories=repositories)
-            taken = verifier.verify(subject, cancel=cancel, record=lambda _: None)
-        verdict = rules.decide(
-            attempt.result.exit_status,
-            patch_is_empty=attempt.patch.empty,
-            test_command=settings_of_repo.test,
-            evidence=taken.evidence,
-            comparison=taken.comparison,
-            doubts=taken.doubts,
-        )
-        return LocalFix(attempt=attempt, verdict=verdict, evidence=taken.evidence, usd_low=journal.usd_low)
+            found = judged(
+                verifier,
+                subject,
+                end.exit_status,
+                end.summary,
+                number=None,
+                cancel=cancel,
+                record=lambda _: None,
+            )
+        return LocalFix(attempt=attempt, verdict=found.verdict, evidence=found.evidence, usd_low=journal.usd_low)
 
 
 def made(builder: Builder, git_dir: Path, name: str, commit: str, settings: RepositoryConfig) -> str | None:

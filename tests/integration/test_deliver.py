@@ -263,13 +263,24 @@ def test_a_later_run_moves_its_own_branch_on_and_reuses_the_pull_request(world):
     assert world.bare.read_file(NAME, f"devstral/issue-{world.number}", "README.md") == b"better\n"
 
 
-@pytest.mark.parametrize("outcome", [Outcome.UNSOLVED, Outcome.REFUSED, Outcome.SETUP_FAILED])
+@pytest.mark.parametrize(
+    "outcome",
+    [
+        Outcome.UNSOLVED,
+        Outcome.REFUSED,
+        Outcome.SETUP_FAILED,
+        Outcome.QUESTION,
+        Outcome.DUPLICATE,
+        Outcome.ALREADY_FIXED,
+        Outcome.NOT_REPRODUCIBLE,
+    ],
+)
 def test_what_is_no_fix_is_told_and_not_pushed(world, outcome):
     world.deliver(world.verified(outcome))
     assert world.run.state is RunState.DELIVERED
     assert world.head is None
     assert world.github.pull_requests == []
-    assert f"no pull request: {outcome.value}" in world.comments()[0]
+    assert f"({outcome.value}; no pull request)" in world.comments()[0]
     assert "shown" in world.comments()[0]
 
 

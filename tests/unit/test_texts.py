@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agent.outcome import Detail, Evidence, Named
+from agent.outcome import Detail, Evidence, Named, Outcome
 from agent.outcome import TestOutcome as Judged
 from agent.reports import Case
 from worker.stages import texts
@@ -45,3 +45,13 @@ def test_of_which_commit_it_is():
     assert "nothing was executed on that" in texts.verified_on("a" * 40, "main", "b" * 40)
     assert "where it is still" in texts.verified_on("a" * 40, "main", "a" * 40)
     assert "is gone" in texts.verified_on("a" * 40, "main", None)
+
+
+def test_a_reason_is_no_markup_whoever_wrote_it():
+    told = "1 test (tests/test_a.py::test[@someone `x` <img>]) failed"
+    shown = texts.answer(Outcome.QUESTION, told, branch=None, summary="@all `", evidence=())
+    assert shown[0] == "`1 test (tests/test_a.py::test[@someone 'x' <img>]) failed`"
+    assert shown[1].endswith("```text\n@all `\n```")
+    partial = texts.answer(Outcome.PARTIAL, "one test fails", branch="devstral/issue-1", summary="", evidence=())
+    assert partial == ["What is missing: `one test fails`", "Branch `devstral/issue-1`"]
+    assert "(question; no pull request)" in texts.headline(Outcome.QUESTION, None)

@@ -104,7 +104,14 @@ class Deliver:
             holding.check()
             self._check_run(forge, result, head, run.outcome)
             holding.check()
-        details = [run.reason or "", *([texts.fenced(run.setup_log)] if run.setup_log else []), result.footer]
+        told = texts.answer(
+            run.outcome,
+            run.reason or "",
+            branch=run.branch if pull_request else None,
+            summary=run.summary or "",
+            evidence=result.evidence,
+        )
+        details = [*told, *([texts.fenced(run.setup_log)] if run.setup_log else []), result.footer]
         url = None if pull_request is None else pull_request.url
         body = texts.status(run.issue_number, run.id, texts.headline(run.outcome, url), details)
         comment = set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)

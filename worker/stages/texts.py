@@ -201,7 +201,9 @@ def pull_request_body(
         run_marker(run_id),
         f"{closes} #{issue_number}",
         "### What was done (the model's own words)\n\n" + fenced(summary[:6000] or "(it left no summary)"),
-        f"### Evidence: {verdict.outcome.value}\n\n{verdict.reason}\n\n{verified_on}\n\n{evidence_table(evidence)}",
+        f"### Evidence: {verdict.outcome.value}\n\n{_said(verdict.reason)}",
+        verified_on,
+        evidence_table(evidence),
         "### Files",
         *listed("Source", sources),
         *listed("Tests", tests),
@@ -209,6 +211,11 @@ def pull_request_body(
         footer,
     ]
     return "\n\n".join(parts)[:LIMIT]
+
+
+def _said(reason: str) -> str:
+    """A verdict's reason. It may hold names of tests and words of the model, so nothing of it is markup."""
+    return inline(reason, 2000)
 
 
 def noted(body: str, note: str) -> str:
@@ -219,7 +226,7 @@ def noted(body: str, note: str) -> str:
 
 def check_summary(*, verdict: Verdict, evidence: Sequence[Evidence], footer: str) -> str:
     """What the check run on the delivered commit shows."""
-    return "\n\n".join([verdict.reason, evidence_table(evidence), footer])[:LIMIT]
+    return "\n\n".join([_said(verdict.reason), evidence_table(evidence), footer])[:LIMIT]
 
 
 def commit_message(*, issue_title: str, issue_number: int, run_id: UUID) -> str:
@@ -227,7 +234,37 @@ def commit_message(*, issue_title: str, issue_number: int, run_id: UUID) -> str:
     return f"{subject}\n\nRefs #{issue_number}\nDevstral-Fix-Run: {run_id}\n"
 
 
+_WITHOUT = MappingProxyType(
+    {
+        Outcome.QUESTION: "a question, before anything is changed",
+        Outcome.DUPLICATE: "this seems to be a duplicate",
+        Outcome.ALREADY_FIXED: "this seems to be fixed already",
+        Outcome.NOT_REPRODUCIBLE: "the problem does not show",
+        Outcome.SETUP_FAILED: "the repository could not be set up",
+        Outcome.REFUSED: "the change was refused",
+        Outcome.UNSOLVED: "no fix was found",
+    }
+)
+
+
 def headline(outcome: Outcome, pull_request_url: str | None) -> str:
     if pull_request_url is not None:
-        return f"{'fixed' if outcome is Outcome.FIXED else outcome.value}: {pull_request_url}"
-    return f"no pull request: {outcome.value}"
+        return f"{outcome.value}: {pull_request_url}"
+    return f"{_WITHOUT.get(outcome, 'no pull request')} ({outcome.value}; no pull request)"
+
+
+def answer(
+    outcome: Outcome, reason: str, *, branch: str | None, summary: str, evidence: Sequence[Evidence]
+) -> list[str]:
+    """What the status comment says of a result. `branch`: where a change is; without one the agent's own words are all
+    that there is, shown as such, with what was executed."""
+    if branch is not None:
+        missing = "What is missing: " if outcome is Outcome.PARTIAL else ""
+        return [f"{missing}{_said(reason)}", f"Branch {inline(branch)}"]
+    # A set-up's reason is the service's own, with its marks; its log is shown beside it.
+    parts = [reason if outcome is Outcome.SETUP_FAILED else _said(reason)]
+    if evidence:
+        parts.append(evidence_table(evidence))
+    if summary.strip():
+        parts.append("In the agent's own words:\n\n" + fenced(summary[:4000]))
+    return parts

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from uuid import UUID
 
-from agent import evidence as rules
 from agent.evidence import Verdict
 from agent.hygiene import check
 from agent.outcome import Evidence, Outcome
@@ -21,6 +20,7 @@ from worker.runs.states import Lease
 from worker.stages.baselines import BaselineBusy
 from worker.stages.config import RepositoryConfig
 from worker.stages.edge import last_words, unless_lost
+from worker.stages.judging import judged
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.verification import MOST_RUNS, Subject, Verifier, refusal
@@ -104,15 +104,16 @@ class Verify:
                     setup_key=run.setup_key,
                     layer=layer,
                 )
-                taken = self.verifier.verify(subject, cancel=holding.cancel, record=record, check=holding.check)
-            verdict = rules.decide(
-                run.exit_status,
-                patch_is_empty=patch.empty,
-                test_command=settings.test,
-                evidence=taken.evidence,
-                comparison=taken.comparison,
-                doubts=taken.doubts,
-            )
+                verdict = judged(
+                    self.verifier,
+                    subject,
+                    run.exit_status,
+                    run.summary or "",
+                    number=run.issue_number,
+                    cancel=holding.cancel,
+                    record=record,
+                    check=holding.check,
+                ).verdict
         with self.store.transaction() as session:
             states.finish_verify(session, lease, outcome=verdict.outcome, reason=clean(verdict.reason))
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
