@@ -40,14 +40,24 @@ class GeneratedIds(BaseModel):
         return _unpack(self.data)
 
 
+class _Packed(dict[int, bytes]):
+    """A number's bytes, made when it is first asked for: as many as there are tokens in use."""
+
+    def __missing__(self, token: int) -> bytes:
+        out, left = bytearray(), token
+        while left > 0x7F:
+            out.append(left & 0x7F | 0x80)
+            left >>= 7
+        out.append(left)
+        self[token] = bytes(out)
+        return self[token]
+
+
+_PACKED = _Packed()
+
+
 def _pack(ids: array[int]) -> bytes:
-    out = bytearray()
-    for token in ids:
-        while token > 0x7F:
-            out.append(token & 0x7F | 0x80)
-            token >>= 7  # noqa: PLW2901
-        out.append(token)
-    return zlib.compress(out, 9)
+    return zlib.compress(b"".join(map(_PACKED.__getitem__, ids)), 9)
 
 
 def _unpack(data: bytes) -> array[int]:

@@ -7,10 +7,11 @@ reaches for the network; only local files are read.
 from __future__ import annotations
 
 import json
+from functools import cached_property
 from pathlib import Path
 
 import mistral_common
-from mistral_common.tokens.tokenizers.base import SpecialTokens, TokenizerVersion
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, SpecialTokens, TokenizerVersion
 from mistral_common.tokens.tokenizers.instruct import InstructTokenizerV13, InstructTokenizerV15
 from mistral_common.tokens.tokenizers.tekken import SpecialTokenInfo, Tekkenizer
 
@@ -20,17 +21,32 @@ _PIECE = 20_000
 
 
 class _Tekken(Tekkenizer):
-    """Tekkenizer whose `encode` answers for every text: a text that overflows the regex's stack goes in pieces."""
+    """Tekkenizer whose `encode` answers for every text: a text that overflows the regex's stack goes in pieces. What is
+    done for each token of each step is done the short way; the results are its own."""
+
+    @cached_property
+    def num_special_tokens(self) -> int:
+        """Asked for with each token that is encoded or decoded, so it is counted once: else it is a third of both."""
+        return super().num_special_tokens
 
     def encode(self, s: str, bos: bool, eos: bool) -> list[int]:
-        try:
-            return super().encode(s, bos, eos)
-        except ValueError:
-            if len(s) <= _PIECE:
-                raise
-        pieces = (super(_Tekken, self).encode(s[i : i + _PIECE], False, False) for i in range(0, len(s), _PIECE))
-        ids = [token for piece in pieces for token in piece]
+        first = self.num_special_tokens
+        # No text spells a special token here; `encode` would look for one at each character.
+        ids = [token + first for token in self._model.encode_ordinary(s)] if len(s) <= _PIECE else self._long(s)
         return [*([self.bos_id] if bos else []), *ids, *([self.eos_id] if eos else [])]
+
+    def _long(self, s: str) -> list[int]:
+        try:
+            return super().encode(s, False, False)
+        except ValueError:
+            pieces = (super(_Tekken, self).encode(s[i : i + _PIECE], False, False) for i in range(0, len(s), _PIECE))
+            return [token for piece in pieces for token in piece]
+
+    def decode(self, tokens: list[int], special_token_policy: SpecialTokenPolicy = SpecialTokenPolicy.IGNORE) -> str:
+        first = self.num_special_tokens
+        if min(tokens, default=0) < first:
+            return super().decode(tokens, special_token_policy)
+        return self._model.decode([token - first for token in tokens])
 
 
 def load(path: Path | None, bundled: str) -> InstructTokenizerV13:

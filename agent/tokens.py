@@ -114,6 +114,10 @@ class TokenHistory:
         """A copy of the token ids."""
         return self._ids[:]
 
+    def since(self, start: int) -> array[int]:
+        """A copy of those from `start` on."""
+        return self._ids[start:]
+
     def add(self, message: Message) -> int:
         """Append `message` and return how many of the leading tokens were kept, which is all of them but in one case.
 

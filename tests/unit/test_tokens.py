@@ -13,8 +13,9 @@ from mistral_common.protocol.instruct.request import ChatCompletionRequest
 from mistral_common.protocol.instruct.tool_calls import Function, FunctionCall, Tool
 from mistral_common.protocol.instruct.tool_calls import ToolCall as McToolCall
 from mistral_common.protocol.instruct.validator import ValidationMode, get_validator
-from mistral_common.tokens.tokenizers.base import TokenizerVersion
+from mistral_common.tokens.tokenizers.base import SpecialTokenPolicy, TokenizerVersion
 from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 
 from agent.tokens import BUNDLED, TokenCounter, TokenizerUnusable
 from agent.types import AssistantMessage, Message, ToolCall, ToolMessage, ToolSpec, UserMessage
@@ -34,6 +35,28 @@ TOOLS = (
 @pytest.fixture(scope="module")
 def counter():
     return TokenCounter()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "def f(x):\n    return x\n",
+        "naïve — “quoted” \u65e5\u672c\u8a9e 🙂",
+        "[TOOL_CALLS]bash[ARGS]{} </s> <unk>",
+        " " * 19_999 + "x",
+        "one\ntwo\r\n" * 5000,
+        "lone \ud800 surrogate",
+    ],
+)
+def test_the_short_ways_give_what_mistral_commons_own_give(counter, text):
+    short = counter.load().tokenizer
+    ids = short.encode(text, True, True)
+    assert ids == Tekkenizer.encode(short, text, True, True)
+    policies = (SpecialTokenPolicy.IGNORE, SpecialTokenPolicy.KEEP)
+    for some in (ids, ids[1:-1], ids[1:5]):
+        for policy in policies:
+            assert short.decode(some, policy) == Tekkenizer.decode(short, some, policy)
 
 
 def full(counter: TokenCounter, system: str, tools, messages: list[Message]) -> list[int]:

@@ -46,6 +46,7 @@ class AnswerReader:
     def __init__(self, tokenizer: InstructTokenizerV13) -> None:
         self._tokenizer: Any = tokenizer.tokenizer
         self.eos: int = self._tokenizer.eos_id
+        self.vocabulary_size: int = self._tokenizer.n_words
         self.call: int = self._tokenizer.get_special_token(_MARK)
         self.args: int = self._tokenizer.get_special_token(_ARGS)
         self._call_id: int = self._tokenizer.get_special_token("[CALL_ID]")
@@ -100,13 +101,8 @@ class AnswerReader:
 
 
 def _split(ids: list[int], mark: int) -> list[list[int]]:
-    parts: list[list[int]] = [[]]
-    for token in ids:
-        if token == mark:
-            parts.append([])
-        else:
-            parts[-1].append(token)
-    return parts
+    at = [place for place, token in enumerate(ids) if token == mark]
+    return [ids[start:end] for start, end in zip([0, *(place + 1 for place in at)], [*at, len(ids)], strict=True)]
 
 
 def _arguments(name: str, text: str) -> tuple[list[tuple[str, str]], list[Repair]]:

@@ -60,6 +60,8 @@ class EngineModel:
             self.vocabulary = counter.vocabulary
         except TokenizerUnusable as error:
             raise SettingsError(str(error)) from error
+        # One object for each token: a list of ids then takes 8 bytes for one, not 36.
+        self.numbers = tuple(range(self.reader.vocabulary_size))
         self._lock = threading.Lock()
         self._repairs: Counter[str] = Counter()
         self._answers = 0
@@ -120,6 +122,7 @@ class EngineConversation:
         self._model = model
         self._tools = tools
         self._history = model.counter.open(system, tools)
+        self._listed: list[int] = []  # the history up to the last call, for the engine
         self._ids = CallIds()
         self._seat = None if model.admission is None else model.admission.seat(beside=beside)
         self._answers = 0
@@ -134,7 +137,8 @@ class EngineConversation:
 
     def add(self, messages: Sequence[Input]) -> None:
         for message in messages:
-            self._history.add(message)
+            kept = self._history.add(message)
+            del self._listed[kept:]
 
     def restore(self, answer: AssistantMessage, generated: GeneratedIds | None = None) -> None:
         self._answers += 1
@@ -162,6 +166,7 @@ class EngineConversation:
         reader = self._model.reader
         request = Request(
             ids=self._history.ids,
+            listed=self._grown(),
             max_tokens=sampling.max_tokens,
             temperature=sampling.temperature,
             stop=(reader.eos,),
@@ -214,6 +219,11 @@ class EngineConversation:
         """See `agent.protocols.CallsForced`."""
         grammar = one_of(self._tools, Marks.of(self._model.reader))
         return self.complete(sampling, deadline=deadline, cancel=cancel, grammar=grammar)
+
+    def _grown(self) -> list[int]:
+        numbers = self._model.numbers
+        self._listed += [numbers[token] for token in self._history.since(len(self._listed))]
+        return self._listed
 
     def _forced(self) -> str | None:
         forced = self._model.forced

@@ -6,7 +6,7 @@ Blocking calls from many threads; continuous batching is the engine's own busine
 from __future__ import annotations
 
 from array import array
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from threading import Event
 from typing import Literal, Protocol
 
@@ -15,14 +15,20 @@ Finish = Literal["stop", "length", "abort"]
 
 @dataclass(frozen=True, kw_only=True)
 class Request:
-    """One generation. `ids`: the whole prompt, array("i"); it must not be changed while the call lasts."""
+    """One generation. `ids`: the whole prompt, array("i"). `listed`: the same as a list, where the caller has one that
+    grew with its history: making one of 100,000 ids takes milliseconds. Neither may be changed while the call lasts."""
 
     ids: array[int]
+    listed: list[int] | None = field(default=None, repr=False, compare=False)
     max_tokens: int
     temperature: float = 0.2
     stop: tuple[int, ...] = ()  #: token ids that end the answer; the one that did is its last token
     grammar: str | None = None  #: what the answer must match, in the engine's grammar language (Lark)
     exactly: bool = False  #: benchmarks: go on to `max_tokens`, whatever is generated
+
+    def as_list(self) -> list[int]:
+        """The prompt, as an engine takes it; not to be changed."""
+        return self.ids.tolist() if self.listed is None else self.listed
 
 
 @dataclass(frozen=True, kw_only=True)
