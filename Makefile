@@ -51,7 +51,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo eval-check parity test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox clean
+.PHONY: help setup setup-engine demo eval-check parity test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox bench-agent clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -100,6 +100,9 @@ bench-control-plane: setup ## Speed of webhook and queue; writes docs/benchmarks
 
 bench-sandbox: setup ## Speed of sandboxes and snapshots; writes docs/benchmarks/sandbox.json.
 	@$(BIN)/devstral-fix bench sandbox $(ARGS)
+
+bench-agent: setup ## What a step costs beside the model; writes docs/benchmarks/agent.json.
+	@$(BIN)/devstral-fix bench overhead $(ARGS)
 
 lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and package-lock.json (needs npm).
 	@set -x; compile="uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

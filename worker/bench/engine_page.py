@@ -34,8 +34,9 @@ output tokens/s at 1, 16 and 100 at once): other hardware and other software, so
 made 25, 241 and 879 tokens/s here, 6, 98 and 272 there. There were 3, 32 and 150 requests here."""
 _MISSING = """\
 Not measured yet: W2 admitted beside a whole plain sweep on one engine, lockstep and one at a time, bf16 KV cache, W1
-and W2 with the 123B shape and its `bench serve` beside bare vLLM, our overhead with 64 trajectories of 100,000 tokens
-(in call 7 it was 2.6 to 5.1 ms a step on average, with mean contexts of 9,500 and 48,500)."""
+and W2 with the 123B shape and its `bench serve` beside bare vLLM. Our overhead was 2.6 to 5.1 ms a step on average in
+call 7, with mean contexts of 9,500 and 48,500; since then part of what it was made of is gone, and it was measured
+[with 64 trajectories of 100,000 tokens](agent.md)."""
 REMARKS = (_ABOUT, _WINDOWS, _W2, _W1, _LARGE, _MISSING)
 
 _TIMES_PLAIN = {"W1": 1.05, "W2": 1.3}

@@ -57,6 +57,15 @@ def sandbox() -> None:
     sys.exit(sandbox.main())
 
 
+@bench.command(epilog="Example: devstral-fix bench overhead")
+def overhead() -> None:
+    """What an agent's step costs beside the model and the commands; writes docs/benchmarks, exit status 1 when a goal
+    is missed."""
+    from worker.bench import overhead
+
+    sys.exit(overhead.main())
+
+
 ENGINE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-model-len", type=click.IntRange(1), help="Tokens of one context."),
     click.option("--kv-cache-dtype", default="auto", show_default=True, help="For example fp8."),
