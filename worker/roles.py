@@ -122,6 +122,7 @@ def _gpu(process: Process) -> Duty:
         admission=tokens,
         gates=(commands, process.presence),
         repository_slots=settings.repository_slots,
+        repository_turn=settings.repository_turn,
         days=compose.day_limits(settings),
         watch=process.watch,
     )

@@ -36,9 +36,11 @@ def batch(*repositories: str) -> list[tuple[str, Priority]]:
     return [(repository, Priority.BATCH) for repository in repositories]
 
 
-def claim(store, *, slots=100, profile=PROFILE) -> Lease | None:
+def claim(store, *, slots=100, profile=PROFILE, owner="w", turn=1) -> Lease | None:
     with store.transaction() as session:
-        return states.claim_next(session, profile=profile, owner="w", seconds=60, repository_slots=slots)
+        return states.claim_next(
+            session, profile=profile, owner=owner, seconds=60, repository_slots=slots, turn=turn
+        )
 
 
 def claimed(store, count: int, **kwargs) -> list[UUID]:
@@ -216,15 +218,79 @@ def test_a_run_freed_from_a_lost_worker_has_a_lane(store):
     assert claimed(store, 1) == [run_id]
 
 
+def repositories(store, run_ids: list[UUID]) -> str:
+    """Their first letters, in this order."""
+    with store.transaction() as session:
+        names = {row.id: row.repository for row in session.execute(select(Run.id, Run.repository))}
+    return "".join(names[run_id].removeprefix("acme/")[0] for run_id in run_ids)
+
+
+def test_a_turn_lasts_a_few_claims_of_one_worker(store):
+    queued(store, *batch(*"aaaaabbbbbcc"))
+    assert repositories(store, claimed(store, 12, turn=3)) == "aaabbbccaabb"
+
+
+def test_workers_take_turns_side_by_side_each_with_a_repository_of_its_own(store):
+    queued(store, *batch(*"aaaabbbbcccc"))
+    taken = {owner: [] for owner in "vw"}
+    for owner in "vwvwvwvw":
+        taken[owner] += claimed(store, 1, owner=owner, turn=4)
+    assert {owner: repositories(store, run_ids) for owner, run_ids in taken.items()} == {"v": "aaaa", "w": "bbbb"}
+
+
+def test_a_person_goes_before_a_turn_that_was_begun(store):
+    queued(store, *batch(*"aaaabbbb"))
+    assert repositories(store, claimed(store, 1, turn=4)) == "a"
+    queued(store, ("p", Priority.INTERACTIVE))
+    assert repositories(store, claimed(store, 4, turn=4)) == "pbbb", "and who claims elsewhere gives up the turn"
+
+
+def test_a_turn_of_a_worker_that_claims_no_more_holds_nobody_up(store):
+    queued(store, *batch(*"aaaabb"))
+    assert repositories(store, claimed(store, 1, owner="gone", turn=4)) == "a"
+    assert repositories(store, claimed(store, 5, owner="w", turn=4)) == "bbaaa"
+
+
+def test_a_turn_ends_when_its_runs_are_no_longer_warm(store):
+    queued(store, *batch(*"aaabbb"))
+    claimed(store, 1, turn=3)
+    with store.transaction() as session:
+        session.execute(update(Lane).values(last_claimed_at=Lane.last_claimed_at - lanes.WARM))
+    assert repositories(store, claimed(store, 3, turn=3)) == "bbb"
+
+
+def test_a_turn_passes_over_a_repository_at_its_cap_and_over_what_may_not_start(store):
+    runs = queued(store, *batch(*"aaab"))
+    assert repositories(store, claimed(store, 3, turn=4, slots=2)) == "aab"
+    queued(store, *batch("b"))
+    with store.transaction() as session:
+        session.execute(update(Run).where(Run.id == runs[2]).values(held_reason="setup"))
+    assert repositories(store, claimed(store, 2, turn=4)) == "b"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_no_lane_waits_for_more_than_a_turn_of_each_other(store, workers):
+    turn, names = 3, "abcd"
+    queued(store, *batch(*(name for name in names for _ in range(12))))
+    chance = random.Random(workers)
+    order = repositories(
+        store, [run for _ in range(36) for run in claimed(store, 1, owner=f"w{chance.randrange(workers)}", turn=turn)]
+    )
+    assert len(order) == 36
+    waits = {name: [len(gap) for gap in order.rstrip(name).split(name)] for name in names}
+    assert max(map(max, waits.values())) <= turn * (len(names) - 1), order
+
+
+@pytest.mark.parametrize("turn", [1, 3])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_place_in_the_queue_is_the_number_of_claims_that_come_before(store, seed):
+def test_the_place_in_the_queue_is_the_number_of_claims_that_come_before(store, seed, turn):
     chance = random.Random(seed)
     where = [(chance.choice("abcd"), chance.choice(list(Priority))) for _ in range(14)]
     made = queued(store, *where)
-    claimed(store, 4)  # so that lanes differ in when they were last claimed from
+    claimed(store, 4, turn=turn)  # so that lanes differ in when they were last claimed from
     with store.transaction() as session:
         places = queue_position.places(session, made)
     told = sorted(places, key=lambda run_id: places[run_id].position)
     assert [places[run_id].position for run_id in told] == list(range(1, 11))
     assert {place.of for place in places.values()} == {10}
-    assert claimed(store, 10) == told
+    assert claimed(store, 10, turn=turn) == told

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -113,8 +113,9 @@ def _most_at_once(spans: Sequence[tuple[datetime, datetime]]) -> int:
 
 def places(session: Session, run_ids: Sequence[UUID]) -> dict[UUID, Place]:
     """The places of those runs that are queued and may be claimed; the others (held, postponed, running, ended) have
-    none. Exact by the order of the lanes; a repository at its cap is passed over when its turn comes, and who is
-    queued later with a higher priority goes first."""
+    none. Exact by the order of the lanes and their turns, where one worker claims; several take their turns side by side.
+    A repository at its cap is passed over when its turn comes, and who is queued later with a higher priority goes
+    first."""
     profiles = session.scalars(
         select(Run.profile).where(Run.id.in_(run_ids), Run.state == RunState.QUEUED).distinct()
     ).all()
@@ -129,7 +130,7 @@ def _of_profile(session: Session, profile: str, run_ids: Sequence[UUID]) -> dict
     lane = (Run.priority, Run.repository)
     waiting = (Run.profile == profile, *lanes.run_conditions())
     numbered = (
-        select(Run.id, *lane, func.row_number().over(partition_by=lane, order_by=(Run.queued_at, Run.id)).label("turn"))
+        select(Run.id, *lane, func.row_number().over(partition_by=lane, order_by=(Run.queued_at, Run.id)).label("place"))
         .where(*waiting)
         .subquery()
     )
@@ -137,27 +138,62 @@ def _of_profile(session: Session, profile: str, run_ids: Sequence[UUID]) -> dict
     counts = {
         (row[0], row[1]): row[2] for row in session.execute(select(*lane, func.count()).where(*waiting).group_by(*lane))
     }
-    order = session.execute(
-        select(lanes.Lane.priority, lanes.Lane.repository).where(lanes.Lane.profile == profile).order_by(*lanes.ORDER)
-    ).all()
-    ranks = {(row[0], row[1]): rank for rank, row in enumerate(order)}
-    last = len(ranks)  # a lane that is missing is added by the sweep, at the end
+    turns = _turns(session, profile, top=max((priority for priority, _ in counts), default=0))
     speed, in_vain = pace(session, profile), workforce.unserved(session, [profile]).get(profile)
     total = sum(counts.values())
     found = {}
-    for run_id, priority, repository, turn in asked:
-        rank = ranks.get((priority, repository), last)
-        before = turn - 1  # of its own lane
-        for (other_priority, other), count in counts.items():
-            if other_priority > priority:
+    for run_id, priority, repository, place in asked:
+        before = place - 1  # of its own lane
+        own = turns.block((priority, repository), place)
+        for other, count in counts.items():
+            if other[0] > priority:
                 before += count
-            elif other_priority == priority and other != repository:
-                # Each round gives one run of every lane: those before it in the order are one round ahead.
-                before += min(count, turn if ranks.get((priority, other), last) < rank else turn - 1)
+            elif other[0] == priority and other[1] != repository:
+                before += min(count, turns.given(other, by=own, before=(priority, repository)))
         position = before + 1
         wait = None if in_vain else speed.wait(position)
         found[run_id] = Place(position=position, of=total, wait=wait, basis=in_vain or speed.basis)
     return found
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turns:
+    """How claims go round the lanes of a profile; a lane is named by its priority and its repository."""
+
+    size: int  #: claims of a turn
+    ranks: Mapping[tuple[int, str], int]
+    left: Mapping[tuple[int, str], int]  #: claims of turns that were begun: they come before any round
+
+    def rank(self, lane: tuple[int, str]) -> int:
+        return self.ranks.get(lane, len(self.ranks))  # one that is missing is added by the sweep, at the end
+
+    def block(self, lane: tuple[int, str], place: int) -> int:
+        """The round in which a lane gives its run at `place`, both from 1; 0: in the turn that was begun."""
+        return max(0, -((self.left.get(lane, 0) - place) // self.size))
+
+    def given(self, other: tuple[int, str], *, by: int, before: tuple[int, str]) -> int:
+        """Runs that `other` may have given by the time that the lane `before` gives some in round `by`: those before it
+        in the order are one round ahead."""
+        rounds = by - (self.rank(other) > self.rank(before))
+        return 0 if rounds < 0 else self.left.get(other, 0) + self.size * rounds
+
+
+def _turns(session: Session, profile: str, *, top: int) -> _Turns:
+    """`top`: the highest priority that waits; turns below it are given up for it."""
+    lane = lanes.Lane
+    rows = session.execute(
+        select(
+            lane.priority, lane.repository, lane.turn_left, lane.turn_size, lane.last_claimed_at, lanes.turn_goes_on()
+        )
+        .where(lane.profile == profile)
+        .order_by(*lanes.ORDER)
+    ).all()
+    latest = max((row for row in rows if row[4] is not None), key=lambda row: row[4], default=None)
+    return _Turns(
+        size=lanes.TURN if latest is None or latest[3] is None else latest[3],
+        ranks={(row[0], row[1]): rank for rank, row in enumerate(rows)},
+        left={(row[0], row[1]): row[2] for row in rows if row[5] and row[0] == top},
+    )
 
 
 def told(session: Session, run: Run) -> str | None:

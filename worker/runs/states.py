@@ -168,10 +168,17 @@ _CLAIM = _claim()  # built once: building it takes longer than running it
 
 
 def claim_next(
-    session: Session, *, profile: str, owner: str, seconds: float, repository_slots: int = lanes.REPOSITORY_SLOTS
+    session: Session,
+    *,
+    profile: str,
+    owner: str,
+    seconds: float,
+    repository_slots: int = lanes.REPOSITORY_SLOTS,
+    turn: int = 1,
 ) -> Lease | None:
     """Take the next queued run of a profile: higher priority first, then round-robin over repositories with fewer than
-    `repository_slots` running runs, then the oldest. None when there is nothing to do (the permit is spent).
+    `repository_slots` running runs, `turn` claims of this owner at a time, then the oldest. None when there is nothing
+    to do (the permit is spent).
 
     What else must hold for a claim stands in `lanes.run_conditions` and `lanes.lane_conditions`.
     """
@@ -179,13 +186,15 @@ def claim_next(
     lanes.take_turns(session)
     skipped: list[UUID] = []
     while len(skipped) < MOST_SKIPPED:
-        found = lanes.candidate(session, profile, repository_slots=repository_slots, skipped=skipped)
+        found = lanes.candidate(
+            session, profile, repository_slots=repository_slots, skipped=skipped, owner=owner if turn > 1 else None
+        )
         if found is None:
             return None
         values = {"candidate": found.run_id, "owner": owner, "lease": timedelta(seconds=seconds)}
         token = session.scalar(_CLAIM, values)
         if token is not None:
-            lanes.claimed(session, found.lane)
+            lanes.claimed(session, found, owner=owner, turn=turn)
             attempts.begin(session, found.run_id, token, stage=AttemptStage.PURSUE, owner=owner)
             return Lease(run_id=found.run_id, token=token, owner=owner, since=since)
         skipped.append(found.run_id)

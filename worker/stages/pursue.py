@@ -56,6 +56,7 @@ class Pursue:
     admission: Admission = field(default_factory=lambda: TokenGate(lambda: None, expected=1))
     gates: Sequence[Gate] = ()
     repository_slots: int = lanes.REPOSITORY_SLOTS
+    repository_turn: int = lanes.TURN
     days: DayLimits = field(default_factory=DayLimits)
     watch: Watch = field(default_factory=Watch)
 
@@ -97,6 +98,7 @@ class Pursue:
                 owner=owner_name(),
                 seconds=self.lease_seconds,
                 repository_slots=slots,
+                turn=self.repository_turn,
             )
             if lease is None or not wake_another:
                 return lease

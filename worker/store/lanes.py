@@ -1,7 +1,8 @@
 """Lanes: the queue's order. One row per (profile, priority, repository) that has, or lately had, queued runs.
 
 A claim walks the lanes of its profile and takes the oldest run of the first that may give one, so its cost does not
-grow with the queue. A lane remembers when it was last claimed from: that makes the order round-robin.
+grow with the queue. A lane remembers when it was last claimed from: that makes the order round-robin. Its turn lasts a few
+claims of one worker, whose engine then holds once what runs of one repository begin with.
 """
 
 from __future__ import annotations
@@ -13,11 +14,13 @@ from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     ColumnElement,
     Index,
     Text,
     and_,
     bindparam,
+    case,
     delete,
     exists,
     func,
@@ -40,6 +43,8 @@ from worker.store.room import may_start
 REPOSITORY_SLOTS = 8  # runs of one repository at once, where no setting says otherwise
 CLAIMS = 0x636C61  # "cla": the advisory lock that claims take turns by
 STALLED_MS = 3000  # a claim takes milliseconds; a process that is stopped inside one must not stop the others
+TURN = 4  # claims of a lane's turn, where no setting says otherwise
+WARM = timedelta(minutes=15)  # after so long without a claim what a turn's runs shared is no longer in an engine's cache
 MEMORY = timedelta(hours=1)  # an emptied lane keeps its place: one that is filled run by run must not always come first
 
 
@@ -53,8 +58,12 @@ class Lane(Base):
     repository: Mapped[str] = mapped_column(Text, primary_key=True)
     last_claimed_at: Mapped[datetime | None] = mapped_column()
     opened_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    turn_of: Mapped[str | None]  #: the worker that claimed from it last
+    turn_left: Mapped[int] = mapped_column(server_default="0")  #: claims that this worker's turn has left
+    turn_size: Mapped[int | None]  #: how many it had, by that worker's setting
 
     __table_args__ = (
+        Index("ix_lanes_turn", "profile", "turn_of", postgresql_where=text("turn_of IS NOT NULL")),
         Index(
             "ix_lanes_order",
             "profile",
@@ -89,6 +98,7 @@ class Candidate(NamedTuple):
 
     run_id: UUID
     lane: Key
+    goes_on: bool = False  #: with the turn of the worker that asked
 
 
 LANES, PERMITS = (Base.metadata.tables[table.__tablename__] for table in (Lane, Permit))
@@ -119,7 +129,17 @@ def lane_conditions(repository_slots: ColumnElement[int] | int) -> list[ColumnEl
     return [running < repository_slots]
 
 
-def _walk() -> Any:
+def turn_goes_on() -> ColumnElement[bool]:
+    """The lane is the one that its worker claimed from last, lately, and the turn has claims left. A worker has one turn:
+    it gives it up when it claims elsewhere, and nobody else waits for one."""
+    newer = aliased(Lane)
+    later = exists().where(
+        newer.profile == Lane.profile, newer.turn_of == Lane.turn_of, newer.last_claimed_at > Lane.last_claimed_at
+    )
+    return and_(Lane.turn_left > 0, Lane.last_claimed_at > func.now() - WARM, ~later.correlate(Lane))
+
+
+def _walk(*which: ColumnElement[bool]) -> Any:
     oldest = (
         select(Run.id)
         .where(
@@ -134,17 +154,20 @@ def _walk() -> Any:
         .correlate(Lane)
         .lateral()
     )
+    slots = bindparam("slots", type_=BigInteger)
     return (
         select(oldest.c.id, Lane.profile, Lane.priority, Lane.repository)
         .select_from(Lane)
         .join(oldest, literal(value=True))
-        .where(Lane.profile == bindparam("profile"), *lane_conditions(bindparam("slots", type_=BigInteger)))
+        .where(Lane.profile == bindparam("profile"), *which, *lane_conditions(slots))
         .order_by(*ORDER)
         .limit(1)
     )
 
 
 _WALK = _walk()
+_ABOVE = _walk(Lane.priority > bindparam("above", type_=BigInteger))
+_ON = _walk(Lane.turn_of == bindparam("owner"), turn_goes_on())
 
 
 _TAKE_TURNS = text(
@@ -159,12 +182,17 @@ def take_turns(session: Session) -> None:
 
 
 def candidate(
-    session: Session, profile: str, *, repository_slots: int, skipped: Sequence[UUID] = ()
+    session: Session, profile: str, *, repository_slots: int, skipped: Sequence[UUID] = (), owner: str | None = None
 ) -> Candidate | None:
-    """The next run of a profile, not locked; None when nothing may be claimed."""
-    values = {"profile": profile, "slots": repository_slots, "skipped": list(skipped)}
-    row = session.execute(_WALK, values).one_or_none()
-    return None if row is None else Candidate(row[0], Key(row[1], row[2], row[3]))
+    """The next run of a profile, not locked; None when nothing may be claimed. A turn of `owner` goes on, unless
+    something of a higher priority waits."""
+    values: dict[str, Any] = {"profile": profile, "slots": repository_slots, "skipped": list(skipped)}
+    on = None if owner is None else session.execute(_ON, values | {"owner": owner}).one_or_none()
+    if on is None:
+        row = session.execute(_WALK, values).one_or_none()
+    else:
+        row = session.execute(_ABOVE, values | {"above": on.priority}).one_or_none() or on
+    return None if row is None else Candidate(row[0], Key(row[1], row[2], row[3]), goes_on=row is on)
 
 
 _RESET = (
@@ -179,15 +207,22 @@ _CLAIMED = (
         LANES.c.priority == bindparam("lane_priority"),
         LANES.c.repository == bindparam("lane_repository"),
     )
-    # Not now(): that is when the transaction began, perhaps before it had its turn.
-    .values(last_claimed_at=func.clock_timestamp())
+    .values(
+        # Not now(): that is when the transaction began, perhaps before it had its turn.
+        last_claimed_at=func.clock_timestamp(),
+        turn_of=bindparam("lane_owner"),
+        turn_left=case((bindparam("goes_on", type_=Boolean), LANES.c.turn_left), else_=bindparam("turn")) - 1,
+        turn_size=bindparam("turn", type_=BigInteger),
+    )
     .add_cte(_RESET.returning(PERMITS.c.profile).cte("reset"))
 )
 
 
-def claimed(session: Session, lane: Key) -> None:
-    """The lane goes to the end of the round; somebody claims, so the sweep's announcements start anew."""
-    session.execute(_CLAIMED, {f"lane_{name}": value for name, value in lane._asdict().items()})
+def claimed(session: Session, found: Candidate, *, owner: str, turn: int = 1) -> None:
+    """The lane goes to the end of the round, but for what its turn of `turn` claims has left for `owner`; somebody
+    claims, so the sweep's announcements start anew."""
+    values = {f"lane_{name}": value for name, value in found.lane._asdict().items()}
+    session.execute(_CLAIMED, values | {"lane_owner": owner, "goes_on": found.goes_on, "turn": turn})
 
 
 def open_lanes(session: Session, lanes: Iterable[Key]) -> None:
