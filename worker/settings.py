@@ -141,7 +141,9 @@ class Settings(BaseSettings):
 
     repository_slots: int = Field(default=8, gt=0, description="runs of one repository at once, on all workers")
     repository_turn: int = Field(
-        default=4, gt=0, description="runs of one repository that a GPU worker claims in a row, so that they share a prefix"
+        default=4,
+        gt=0,
+        description="runs of one repository that a GPU worker claims in a row, so that they share a prefix",
     )
     kv_tokens: int | None = Field(
         default=None, gt=0, description="tokens that the model server's KV memory holds for one GPU worker"

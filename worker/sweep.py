@@ -10,7 +10,7 @@ from worker import wakes
 from worker.observe import Watch
 from worker.runs import budget_words, budgets, notifications, quarantine, requests, setups, states
 from worker.runs.accounts import DayLimits
-from worker.store import lanes, queries
+from worker.store import lane_upkeep, lanes, queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
 
@@ -60,9 +60,9 @@ class Sweep:
 
     def _mend_lanes(self) -> None:
         with self.store.transaction() as session:
-            added = lanes.mend(session)
+            added = lane_upkeep.mend(session)
         with self.store.transaction() as session:
-            lanes.tidy(session)
+            lane_upkeep.tidy(session)
         if added:
             log.warning("lanes_mended", extra={"count": added})
 

@@ -21,7 +21,11 @@ def upgrade() -> None:
     op.add_column("lanes", sa.Column("turn_left", sa.BigInteger(), server_default="0", nullable=False))
     op.add_column("lanes", sa.Column("turn_size", sa.BigInteger()))
     op.create_index(
-        "ix_lanes_turn", "lanes", ["profile", "turn_of"], unique=False, postgresql_where=sa.text("turn_of IS NOT NULL")
+        "ix_lanes_turn",
+        "lanes",
+        ["profile", "turn_of", "last_claimed_at"],
+        unique=False,
+        postgresql_where=sa.text("turn_of IS NOT NULL"),
     )
 
 

@@ -14,7 +14,7 @@ from tests.factories import queue_run
 from worker.runs import queue_position, states
 from worker.runs.priorities import Priority
 from worker.runs.states import Lease
-from worker.store import lanes
+from worker.store import lane_upkeep, lanes
 from worker.store.lanes import Lane
 from worker.store.models import Run, RunState
 from worker.store.session import DatabaseUnavailable
@@ -38,9 +38,7 @@ def batch(*repositories: str) -> list[tuple[str, Priority]]:
 
 def claim(store, *, slots=100, profile=PROFILE, owner="w", turn=1) -> Lease | None:
     with store.transaction() as session:
-        return states.claim_next(
-            session, profile=profile, owner=owner, seconds=60, repository_slots=slots, turn=turn
-        )
+        return states.claim_next(session, profile=profile, owner=owner, seconds=60, repository_slots=slots, turn=turn)
 
 
 def claimed(store, count: int, **kwargs) -> list[UUID]:
@@ -85,7 +83,7 @@ def test_a_lane_that_is_filled_run_by_run_does_not_always_come_first(store):
     newcomer = queued(store, *batch("c"))
     assert claimed(store, 1) == newcomer
     with store.transaction() as session:
-        lanes.tidy(session)
+        lane_upkeep.tidy(session)
     queued(store, *batch("c"))
     assert claimed(store, 1) == [long[1]], "c had its turn just now, though its lane was empty in between"
 
@@ -161,14 +159,14 @@ def test_a_lane_that_is_missing_is_added(store):
         session.execute(delete(Lane))
     assert claim(store) is None
     with store.transaction() as session:
-        assert lanes.mend(session) == 1
-        assert lanes.mend(session) == 0
+        assert lane_upkeep.mend(session) == 1
+        assert lane_upkeep.mend(session) == 0
     assert claimed(store, 1) == [run_id]
 
 
 def age(store) -> None:
     with store.transaction() as session:
-        long_ago = func.now() - 2 * lanes.MEMORY
+        long_ago = func.now() - 2 * lane_upkeep.MEMORY
         session.execute(update(Lane).values(opened_at=long_ago, last_claimed_at=long_ago))
 
 
@@ -176,10 +174,10 @@ def test_an_empty_lane_is_removed_once_it_is_old_and_one_with_runs_never(store):
     queued(store, *batch("a", "b"))
     claimed(store, 1)
     with store.transaction() as session:
-        assert lanes.tidy(session) == 0
+        assert lane_upkeep.tidy(session) == 0
     age(store)
     with store.transaction() as session:
-        assert lanes.tidy(session) == 1
+        assert lane_upkeep.tidy(session) == 1
         assert session.scalars(select(Lane.repository)).all() == ["acme/b"]
 
 
@@ -190,7 +188,7 @@ def test_a_lane_is_not_removed_under_a_run_that_is_being_queued(store):
     with store.transaction() as session:
         queue_run(session, 99, repository="acme/a", priority=Priority.BATCH)
         with store.transaction() as sweep:
-            assert lanes.tidy(sweep) == 0
+            assert lane_upkeep.tidy(sweep) == 0
     assert claim(store) is not None
 
 
@@ -200,7 +198,7 @@ def test_a_run_that_is_queued_while_its_lane_is_removed_opens_it_again(store):
     age(store)
     with ThreadPoolExecutor(1) as pool:
         with store.transaction() as sweep:
-            assert lanes.tidy(sweep) == 1
+            assert lane_upkeep.tidy(sweep) == 1
             made = pool.submit(queued, store, *batch("a"))
             wait_for_lock(store, made)
         run_ids = made.result(20)

@@ -17,6 +17,7 @@ from worker.bench.records import Figure, figure, percentile
 from worker.queue import Publisher
 from worker.runs import queue_position, requests, states
 from worker.runs.requests import IssueRequest
+from worker.store import lanes
 from worker.store.base import Base
 from worker.store.models import Run, RunState
 from worker.store.session import Store
@@ -148,7 +149,9 @@ def long_queue(store: Store, *, repositories: int, command: str) -> list[Figure]
     def claim(owner: str) -> float:
         begun = time.monotonic()
         with store.transaction() as session:
-            lease = states.claim_next(session, profile=PROFILE, owner=owner, seconds=600, repository_slots=QUEUED)
+            lease = states.claim_next(
+                session, profile=PROFILE, owner=owner, seconds=600, repository_slots=QUEUED, turn=lanes.TURN
+            )
         assert lease is not None
         return 1000 * (time.monotonic() - begun)
 

@@ -113,8 +113,8 @@ def _most_at_once(spans: Sequence[tuple[datetime, datetime]]) -> int:
 
 def places(session: Session, run_ids: Sequence[UUID]) -> dict[UUID, Place]:
     """The places of those runs that are queued and may be claimed; the others (held, postponed, running, ended) have
-    none. Exact by the order of the lanes and their turns, where one worker claims; several take their turns side by side.
-    A repository at its cap is passed over when its turn comes, and who is queued later with a higher priority goes
+    none. Exact by the order of the lanes and their turns where one worker claims; several take turns side by side. A
+    repository at its cap is passed over when its turn comes, and who is queued later with a higher priority goes
     first."""
     profiles = session.scalars(
         select(Run.profile).where(Run.id.in_(run_ids), Run.state == RunState.QUEUED).distinct()
@@ -130,7 +130,9 @@ def _of_profile(session: Session, profile: str, run_ids: Sequence[UUID]) -> dict
     lane = (Run.priority, Run.repository)
     waiting = (Run.profile == profile, *lanes.run_conditions())
     numbered = (
-        select(Run.id, *lane, func.row_number().over(partition_by=lane, order_by=(Run.queued_at, Run.id)).label("place"))
+        select(
+            Run.id, *lane, func.row_number().over(partition_by=lane, order_by=(Run.queued_at, Run.id)).label("place")
+        )
         .where(*waiting)
         .subquery()
     )
@@ -181,18 +183,22 @@ class _Turns:
 def _turns(session: Session, profile: str, *, top: int) -> _Turns:
     """`top`: the highest priority that waits; turns below it are given up for it."""
     lane = lanes.Lane
+    goes_on = lanes.turn_goes_on(lane.turn_of, lane.profile)
     rows = session.execute(
-        select(
-            lane.priority, lane.repository, lane.turn_left, lane.turn_size, lane.last_claimed_at, lanes.turn_goes_on()
-        )
+        select(lane.priority, lane.repository, lane.turn_left, goes_on)
         .where(lane.profile == profile)
         .order_by(*lanes.ORDER)
     ).all()
-    latest = max((row for row in rows if row[4] is not None), key=lambda row: row[4], default=None)
+    size = session.scalar(
+        select(lane.turn_size)
+        .where(lane.profile == profile, lane.turn_size.is_not(None))
+        .order_by(lane.last_claimed_at.desc())
+        .limit(1)
+    )
     return _Turns(
-        size=lanes.TURN if latest is None or latest[3] is None else latest[3],
+        size=size or lanes.TURN,
         ranks={(row[0], row[1]): rank for rank, row in enumerate(rows)},
-        left={(row[0], row[1]): row[2] for row in rows if row[5] and row[0] == top},
+        left={(row[0], row[1]): row[2] for row in rows if row[3] and row[0] == top},
     )
 
 

@@ -1,8 +1,8 @@
 """Lanes: the queue's order. One row per (profile, priority, repository) that has, or lately had, queued runs.
 
 A claim walks the lanes of its profile and takes the oldest run of the first that may give one, so its cost does not
-grow with the queue. A lane remembers when it was last claimed from: that makes the order round-robin. Its turn lasts a few
-claims of one worker, whose engine then holds once what runs of one repository begin with.
+grow with the queue. A lane remembers when it was last claimed from: that makes the order round-robin. Its turn lasts a
+few claims of one worker, whose engine then holds once what runs of one repository begin with.
 """
 
 from __future__ import annotations
@@ -17,18 +17,16 @@ from sqlalchemy import (
     Boolean,
     ColumnElement,
     Index,
+    SQLColumnExpression,
     Text,
     and_,
     bindparam,
     case,
-    delete,
-    exists,
     func,
     literal,
     or_,
     select,
     text,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import insert
@@ -44,8 +42,9 @@ REPOSITORY_SLOTS = 8  # runs of one repository at once, where no setting says ot
 CLAIMS = 0x636C61  # "cla": the advisory lock that claims take turns by
 STALLED_MS = 3000  # a claim takes milliseconds; a process that is stopped inside one must not stop the others
 TURN = 4  # claims of a lane's turn, where no setting says otherwise
-WARM = timedelta(minutes=15)  # after so long without a claim what a turn's runs shared is no longer in an engine's cache
-MEMORY = timedelta(hours=1)  # an emptied lane keeps its place: one that is filled run by run must not always come first
+WARM = timedelta(
+    minutes=15
+)  # after so long without a claim what a turn's runs shared is no longer in an engine's cache
 
 
 class Lane(Base):
@@ -63,7 +62,7 @@ class Lane(Base):
     turn_size: Mapped[int | None]  #: how many it had, by that worker's setting
 
     __table_args__ = (
-        Index("ix_lanes_turn", "profile", "turn_of", postgresql_where=text("turn_of IS NOT NULL")),
+        Index("ix_lanes_turn", "profile", "turn_of", "last_claimed_at", postgresql_where=text("turn_of IS NOT NULL")),
         Index(
             "ix_lanes_order",
             "profile",
@@ -129,14 +128,17 @@ def lane_conditions(repository_slots: ColumnElement[int] | int) -> list[ColumnEl
     return [running < repository_slots]
 
 
-def turn_goes_on() -> ColumnElement[bool]:
-    """The lane is the one that its worker claimed from last, lately, and the turn has claims left. A worker has one turn:
-    it gives it up when it claims elsewhere, and nobody else waits for one."""
-    newer = aliased(Lane)
-    later = exists().where(
-        newer.profile == Lane.profile, newer.turn_of == Lane.turn_of, newer.last_claimed_at > Lane.last_claimed_at
+def turn_goes_on(owner: SQLColumnExpression[str | None], profile: SQLColumnExpression[str]) -> ColumnElement[bool]:
+    """The lane is the one that this worker claimed from last, lately, and the turn has claims left. A worker has one
+    turn: it gives it up when it claims elsewhere, and nobody else waits for one."""
+    own = aliased(Lane)
+    last = select(func.max(own.last_claimed_at)).where(own.profile == profile, own.turn_of == owner).scalar_subquery()
+    return and_(
+        Lane.turn_of == owner,
+        Lane.turn_left > 0,
+        Lane.last_claimed_at > func.now() - WARM,
+        Lane.last_claimed_at == last,
     )
-    return and_(Lane.turn_left > 0, Lane.last_claimed_at > func.now() - WARM, ~later.correlate(Lane))
 
 
 def _walk(*which: ColumnElement[bool]) -> Any:
@@ -166,8 +168,15 @@ def _walk(*which: ColumnElement[bool]) -> Any:
 
 
 _WALK = _walk()
-_ABOVE = _walk(Lane.priority > bindparam("above", type_=BigInteger))
-_ON = _walk(Lane.turn_of == bindparam("owner"), turn_goes_on())
+_TURN = select(Lane.priority, Lane.repository).where(
+    turn_goes_on(bindparam("owner", type_=Text), bindparam("profile", type_=Text))
+)
+_THAT_OR_ABOVE = _walk(
+    or_(
+        Lane.priority > bindparam("priority", type_=BigInteger),
+        and_(Lane.priority == bindparam("priority", type_=BigInteger), Lane.repository == bindparam("repository")),
+    )
+)
 
 
 _TAKE_TURNS = text(
@@ -187,12 +196,14 @@ def candidate(
     """The next run of a profile, not locked; None when nothing may be claimed. A turn of `owner` goes on, unless
     something of a higher priority waits."""
     values: dict[str, Any] = {"profile": profile, "slots": repository_slots, "skipped": list(skipped)}
-    on = None if owner is None else session.execute(_ON, values | {"owner": owner}).one_or_none()
-    if on is None:
+    row, turn = None, None
+    if owner is not None:
+        turn = session.execute(_TURN, {"profile": profile, "owner": owner}).one_or_none()
+    if turn is not None:
+        row = session.execute(_THAT_OR_ABOVE, values | turn._asdict()).one_or_none()
+    if row is None:
         row = session.execute(_WALK, values).one_or_none()
-    else:
-        row = session.execute(_ABOVE, values | {"above": on.priority}).one_or_none() or on
-    return None if row is None else Candidate(row[0], Key(row[1], row[2], row[3]), goes_on=row is on)
+    return None if row is None else Candidate(row[0], Key(*row[1:]), goes_on=row[2:] == turn)
 
 
 _RESET = (
@@ -238,47 +249,6 @@ def open_lanes(session: Session, lanes: Iterable[Key]) -> None:
             if session.scalar(held.with_for_update(read=True, key_share=True)) is not None:
                 break
         session.execute(_RESET, {"lane_profile": lane.profile})
-
-
-_QUEUED_IN_LANE = and_(
-    Run.state == RunState.QUEUED,
-    Run.profile == Lane.profile,
-    Run.priority == Lane.priority,
-    Run.repository == Lane.repository,
-)
-
-
-def mend(session: Session) -> int:
-    """The sweep's part: lanes that are missing are added. Returns how many were."""
-    missing = (
-        select(Run.profile, Run.priority, Run.repository)
-        .where(Run.state == RunState.QUEUED, ~exists().where(_QUEUED_IN_LANE).correlate(Run))
-        .distinct()
-    )
-    columns = ["profile", "priority", "repository"]
-    added = insert(Lane).from_select(columns, missing, include_defaults=False).on_conflict_do_nothing()
-    return len(session.execute(added.returning(Lane.repository)).all())
-
-
-def tidy(session: Session, *, limit: int = 1000) -> int:
-    """The sweep's part: lanes without runs are removed once nobody remembers their last claim. Returns how many."""
-    key = tuple_(Lane.profile, Lane.priority, Lane.repository)
-    empty = [
-        func.coalesce(Lane.last_claimed_at, Lane.opened_at) < func.now() - MEMORY,
-        ~exists().where(_QUEUED_IN_LANE).correlate(Lane),
-    ]
-    found = session.execute(
-        select(Lane.profile, Lane.priority, Lane.repository)
-        .where(*empty)
-        .order_by(Lane.profile, Lane.priority, Lane.repository)
-        .limit(limit)
-        .with_for_update(skip_locked=True)
-    ).all()
-    if not found:
-        return 0
-    # Looked at again by a second statement: a run may have been queued before the lock was had, and is seen now.
-    gone = delete(Lane).where(key.in_([tuple(row) for row in found]), *empty).returning(Lane.repository)
-    return len(session.execute(gone.execution_options(synchronize_session=False)).all())
 
 
 def due_profiles(session: Session, *, repository_slots: int) -> list[str]:
