@@ -2,7 +2,7 @@
 
 Old code keeps running: its claims leave a lane's turn as it is, and a turn is nothing that anybody waits for.
 
-Revision: b7e40d1c5a28, after 8d2e5b7a9c41, 2026-11-27 00:30:00+00:00
+Revision: b7e40d1c5a28, after c41f7d6e0a95, 2026-11-27 00:30:00+00:00
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from alembic import op
 
 revision = "b7e40d1c5a28"
-down_revision = "8d2e5b7a9c41"
+down_revision = "c41f7d6e0a95"
 branch_labels = None
 depends_on = None
 

@@ -52,19 +52,25 @@ def test_a_step_comes_back_as_it_was(store, lease):
         assert ledger.stored_step(session.scalars(select(steps.Step)).one()) == STEP
 
 
-def test_one_of_a_server_that_does_not_tell_comes_back_too(store, lease):
+def test_one_of_a_server_that_does_not_tell_comes_back_too(store, lease, ask):
     plain = STEP.model_copy(
-        update={"times": None, "repairs": None, "generated": None, "usage": Usage(prompt=1, completion=1)}
+        update={
+            "times": None,
+            "repairs": None,
+            "generated": None,
+            "usage": Usage(prompt=9, cache_untold=9, completion=1),
+        }
     )
     record(store, lease, plain)
     with store.transaction() as session:
         assert ledger.stored_step(session.scalars(select(steps.Step)).one()) == plain
+    assert "9 in (0 cached, of 9 it was not told), 1 out, 1.5 s" in ask("runs", "show", str(lease.run_id))
 
 
 def test_a_run_is_shown_with_its_calls(store, lease, ask):
     record(store, lease, STEP)
     (step,) = json.loads(ask("runs", "show", str(lease.run_id), "--json"))["steps"]
-    assert step["usage"] == {"prompt": 100, "cached": 64, "completion": 7}
+    assert step["usage"] == {"prompt": 100, "cached": 64, "cache_untold": 0, "completion": 7}
     assert (step["turn_seconds"], step["queue_seconds"]) == (0.5, 0.01)
     assert (step["first_token_seconds"], step["decode_seconds"], step["gpu_seconds"]) == (0.2, 0.75, 0.25)
     assert (step["reprefilled_tokens"], step["repairs"], step["malformed"]) == (32, ["old_list", "old_list"], 0)

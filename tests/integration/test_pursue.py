@@ -5,11 +5,12 @@ from __future__ import annotations
 from decimal import Decimal
 
 import pytest
-from sqlalchemy import func, select, text, update
+from sqlalchemy import delete, func, select, text, update
 
 from agent.errors import LimitsExceeded, NotSaved
 from agent.types import ExitStatus, Limits, Price
 from agent.window import APPROXIMATE
+from tests.factories import queue_run
 from tests.fakes import FakeModel, FakeSession, call, say
 from tests.integration.world import WRITE, World, taken_over_during
 from worker import wakes
@@ -239,3 +240,15 @@ def test_a_window_that_turns_out_to_be_full_ends_the_run_with_its_diff_so_far(wo
     run = world.run
     assert (run.exit_status, run.reason) == (ExitStatus.LIMITS_EXCEEDED, "context window: the server said so")
     assert (run.calls, world.count(Patch), world.count(Reservation)) == (1, 1, 0)
+
+
+def test_a_worker_claims_runs_of_one_repository_in_a_row(store, tmp_path):
+    world = World(store, tmp_path)
+    with store.transaction() as session:
+        for number, repository in enumerate(("acme/a", "acme/b", "acme/a", "acme/b"), start=50):
+            queue_run(session, number, repository=repository)
+        session.execute(delete(Run).where(Run.id == world.run_id))
+    pursuer = world.pursuer(FakeModel(), repository_turn=2)
+    claimed = [pursuer._claim(wake_another=False).run_id for _ in range(4)]
+    with store.transaction() as session:
+        assert [session.get_one(Run, run_id).repository[-1] for run_id in claimed] == ["a", "a", "b", "b"]

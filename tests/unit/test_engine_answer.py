@@ -13,7 +13,7 @@ import pytest
 from agent.generated import GeneratedIds
 from agent.protocols import CallsForced
 from agent.tokens import TokenCounter
-from agent.types import CallTimes, Sampling, ToolMessage, ToolSpec, UserMessage
+from agent.types import AssistantMessage, CallTimes, Sampling, ToolMessage, ToolSpec, UserMessage
 from tests.fakes_engine import AnsweringEngine
 from worker.adapters.engine.admission import Capacity, KvAdmission
 from worker.adapters.engine.answer import AnswerReader, Repair
@@ -153,6 +153,20 @@ def test_a_call_says_where_its_time_went_and_what_was_mended(counter: TokenCount
     done = conversation.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
     assert done.repairs == ("no_args_marker",)
     assert done.times == CallTimes(turn=0.0, queued=0.0, first=0.0, decode=0.0, again=0)
+
+
+def test_what_a_takeover_computes_again_is_told_and_is_no_pressure(counter: TokenCounter, reader: AnswerReader) -> None:
+    gate = KvAdmission(Capacity(gpu=1 << 20, context=200_000), expected=1000)
+    model = EngineModel(AnsweringEngine([ids(reader, "C", "bash", "A", "{}", "E")]), counter, "m", admission=gate)
+    conversation = model.open("Fix it.", TOOLS)
+    conversation.add([UserMessage(content="The issue. " * 2000)])
+    conversation.restore(AssistantMessage(content="Let me look."))
+    before = conversation.tokens
+    conversation.add([UserMessage(content="Go on. " * 100)])
+    done = conversation.complete(Sampling(), deadline=time.monotonic() + 5, cancel=Event())
+    assert done.times is not None
+    assert done.times.again == (before - 1) // 16 * 16  # the fake's cache has nothing
+    assert gate.pressure == 1.0
 
 
 def test_a_question_beside_the_trajectories_takes_none_of_their_room(

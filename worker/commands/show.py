@@ -123,8 +123,7 @@ def lines(data: dict[str, Any]) -> list[str]:
     """The same for people."""
     state = " ".join(filter(None, (data["state"], data["outcome"])))
     usage = data["usage"]
-    untold = f", of {usage['cache_untold']} it was not told" if usage["cache_untold"] else ""
-    tokens = f"{usage['prompt']} tokens in ({usage['cached']} cached{untold}), {usage['completion']} out"
+    tokens = f"{usage['prompt']} tokens in ({_cached(usage)}), {usage['completion']} out"
     shown = [
         f"{data['run_id']}  {data['repository']}#{data['issue_number']}  {state}",
         *([f"reason    {data['reason']}"] if data["reason"] else []),
@@ -165,6 +164,11 @@ def lines(data: dict[str, Any]) -> list[str]:
     return shown
 
 
+def _cached(usage: dict[str, Any]) -> str:
+    untold = f", of {usage['cache_untold']} it was not told" if usage["cache_untold"] else ""
+    return f"{usage['cached']} cached{untold}"
+
+
 def _found(detail: dict[str, Any]) -> list[str]:
     """What one execution showed, test by test; why it did not."""
     tests = [
@@ -179,7 +183,12 @@ def _call(step: Any) -> dict[str, Any]:
     """Its model call. Seconds; null where the server does not tell, or the step is from before it was kept."""
     return {
         "model": step.model,
-        "usage": {"prompt": step.prompt_tokens, "cached": step.cached_tokens, "completion": step.completion_tokens},
+        "usage": {
+            "prompt": step.prompt_tokens,
+            "cached": step.cached_tokens,
+            "cache_untold": step.cache_untold_tokens,
+            "completion": step.completion_tokens,
+        },
         "reprefilled_tokens": step.again_tokens,
         "turn_seconds": step.turn_seconds,
         "queue_seconds": step.queue_seconds,
@@ -193,9 +202,7 @@ def _call(step: Any) -> dict[str, Any]:
 
 def _call_words(step: dict[str, Any]) -> str:
     usage = step["usage"]
-    words = [
-        f"{usage['prompt']} in ({usage['cached']} cached), {usage['completion']} out, {step['model_seconds']:.1f} s"
-    ]
+    words = [f"{usage['prompt']} in ({_cached(usage)}), {usage['completion']} out, {step['model_seconds']:.1f} s"]
     if step["first_token_seconds"] is not None:
         words.append(
             f"turn {step['turn_seconds']:.2f} s, queue {step['queue_seconds']:.2f} s,"

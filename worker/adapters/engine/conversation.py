@@ -127,6 +127,7 @@ class EngineConversation:
         self._seat = None if model.admission is None else model.admission.seat(beside=beside)
         self._answers = 0
         self._known = 0  # tokens whose KV memory the engine computed for this conversation
+        self._before = 0  # tokens whose KV memory was computed for it elsewhere, by whoever it was taken over from
         self.last: Generated | None = None
         self.waited = 0.0  # seconds that the last call waited for its turn
         self._again = 0  # tokens that the last call computed again
@@ -147,6 +148,7 @@ class EngineConversation:
             self._history.extend(generated.ids())
         else:
             self._history.add(answer)
+        self._before = len(self._history)
 
     def complete(
         self,
@@ -240,13 +242,17 @@ class EngineConversation:
                 return None
             self.waited = waited
             done = engine.generate(request, deadline=deadline, cancel=cancel)
-        # A cache of whole blocks never held an answer's last token.
-        block = engine.facts.block_size
-        cacheable = max(0, self._known - 1) // block * block
-        self._again = max(0, cacheable - done.cached)
+        # What a takeover costs is computed again, but is no sign that this engine's memory is too full.
+        self._again = max(0, self._cacheable(max(self._known, self._before)) - done.cached)
+        cacheable = self._cacheable(self._known)
         seat.answered(prompt=done.prompt, cached=done.cached, cacheable=cacheable, completion=len(done.ids))
         self._known = done.prompt + len(done.ids)
         return done
+
+    def _cacheable(self, tokens: int) -> int:
+        """A cache of whole blocks never held an answer's last token."""
+        block = self._model.engine.facts.block_size
+        return max(0, tokens - 1) // block * block
 
     def close(self) -> None:
         """The engine forgets by itself: blocks that nobody asks for again are the first to go."""
