@@ -48,6 +48,12 @@ def test_the_arithmetic_agrees_with_the_measured_kv_capacity_of_an_h100(dtype, m
     assert computed == pytest.approx(measured, rel=0.001)
 
 
+def test_the_arithmetic_promises_no_more_than_two_h200_were_measured_to_hold_of_the_large_model():
+    large = profile("large-123b")
+    computed = kv_tokens(large.shape, large.engine(), gib=H200_GIB, gpus=2)
+    assert 0.96 * 794_576 < computed <= 794_576
+
+
 def test_weights_that_do_not_fit_leave_no_tokens():
     large = profile("large-123b")
     assert weight_bytes(large.shape, "fp8") > 119 * GIB
