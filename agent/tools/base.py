@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import BaseModel, ConfigDict, model_validator
@@ -46,8 +47,14 @@ class Recalls(Protocol):
         """Take over what a call with these parameters, which succeeded when it was run, has left."""
 
 
+@cache
+def _schema(parameters: type[Parameters]) -> dict[str, Any]:
+    """Made once: it takes longer than the rest of a step of the loop, and each call asks for it. Not to be changed."""
+    return parameters.model_json_schema()
+
+
 def spec(tool: Tool) -> ToolSpec:
-    schema = tool.parameters.model_json_schema()
+    schema = _schema(tool.parameters)
     shared = schema.get("$defs", {})
     properties = {name: _property(entry, shared) for name, entry in schema.get("properties", {}).items()}
     return ToolSpec(

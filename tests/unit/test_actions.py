@@ -7,6 +7,7 @@ import pytest
 from agent.actions import Ready, parse, understand, unusable
 from agent.errors import ToolFailure
 from agent.tools import default_tools
+from agent.tools.base import Parameters, spec
 from agent.types import AssistantMessage, Limits, ToolCall
 from tests.fakes import call, say
 
@@ -82,3 +83,21 @@ def test_an_answer_is_usable_if_anything_in_it_is(completion, said: str | None):
 def test_an_answer_that_a_server_could_not_parse_is_not_a_summary():
     completion = say("x").model_copy(update={"message": AssistantMessage(content="x", raw="[TOOL_CALLS]bash{")})
     assert "could not be read as a tool call" in unusable(completion, [])
+
+
+def test_a_call_costs_no_schema_of_its_tool(monkeypatch: pytest.MonkeyPatch):
+    """Making one takes longer than the rest of the loop's step."""
+    made: list[str] = []
+
+    def counted(cls: type[Parameters], *_args: object, **_kwargs: object) -> dict[str, object]:
+        made.append(cls.__name__)
+        return {"properties": {}}
+
+    for tool in TOOLS:  # whatever asked for them before
+        spec(tool)
+    monkeypatch.setattr(Parameters, "model_json_schema", classmethod(counted))
+    for _ in range(3):
+        assert isinstance(parse(call(("bash", '{"command": "ls"}')).message.tool_calls[0], TOOLS), Ready)
+        with pytest.raises(ToolFailure, match="expected: bash"):
+            parse(call(("bash", "{")).message.tool_calls[0], TOOLS)
+    assert made == []

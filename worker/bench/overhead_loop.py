@@ -11,6 +11,7 @@ from threading import Event
 
 from agent.generated import GeneratedIds
 from agent.loop import Agent
+from agent.outcome import Patch
 from agent.protocols import Captured, Conversation, ExecResult, ExecStatus, Session
 from agent.resume import Progress
 from agent.tokens import TokenCounter
@@ -171,6 +172,16 @@ class Unwritten:
         """What a store makes of it is the store's."""
 
 
+class Unasked:
+    """Changes that nobody asks for: there is no review, and the window is never used up."""
+
+    def patch(self, tree: str) -> Patch:
+        raise NotImplementedError(tree)
+
+    def objections(self, patch: Patch) -> Sequence[str]:  # noqa: ARG002
+        return ()
+
+
 def turns(counter: TokenCounter, *, context: int, steps: int) -> list[Turn]:
     """`steps` of one trajectory that is taken over with `context` tokens of history. Raises TokenizerUnusable."""
     clock, cancel = Clock(), Event()
@@ -185,6 +196,8 @@ def turns(counter: TokenCounter, *, context: int, steps: int) -> list[Turn]:
             price=Price(),
             sampling=Sampling(),
             cancel=cancel,
+            changes=Unasked(),
+            review=False,
             progress=Progress(steps=recorded(opened, context)),
         )
         result = agent.run()
