@@ -6,9 +6,11 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from agent.evidence import Verdict
 from agent.outcome import FileChange, Patch
@@ -16,6 +18,7 @@ from agent.types import AgentResult, Price, Usage
 from tests.factories import COMMIT, TREE
 from tests.terminals import on_a_terminal
 from worker import local
+from worker.cli import cli
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.record import record
 from worker.demo.run import SCRIPT
@@ -45,23 +48,47 @@ def repo(tmp_path):
     return tmp_path / "textkit"
 
 
-def fix(*arguments, cwd, stdin=None, **variables):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
+def process(*arguments, cwd):
+    """As a person starts it."""
     return subprocess.run(
         [sys.executable, "-m", "worker.cli", "fix", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,
         check=False,
-        input=stdin,
-        env={**env, "PYTHONPATH": str(Path(__file__).parents[2]), **variables},
+        env={**plain_environment(), "PYTHONPATH": str(Path(__file__).parents[2])},
         cwd=cwd,
     )
 
 
+def plain_environment():
+    return {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
+
+
+@dataclass(frozen=True)
+class Done:
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+def fix(*arguments, cwd, stdin=None, **variables):
+    """The same in this process, which has loaded by now what a process of its own takes seconds for."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.chdir(cwd)
+        for name in set(os.environ) - set(plain_environment()):
+            patched.delenv(name)
+        for name, value in variables.items():
+            patched.setenv(name, value)
+        result = CliRunner().invoke(cli, ["fix", *map(str, arguments)], input=stdin)
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return Done(result.exit_code, result.stdout, result.stderr)
+
+
 def test_the_patch_is_printed_and_the_repository_untouched(repo, script, tmp_path):
     before = git(repo, "status", "--porcelain", "--ignored"), git(repo, "rev-parse", "HEAD"), git(repo, "count-objects")
-    done = fix("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", cwd=tmp_path)
+    done = process("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.startswith("isolation=basic; scripted by hand; no language model ran\n")
     assert "+        if line and len(line) + 1 + len(word) > width:" in done.stdout
@@ -119,8 +146,7 @@ def played(tmp_path, *commands):
 def test_a_patch_steers_no_terminal_and_is_exact_in_a_file(repo, tmp_path):
     model = played(tmp_path, r"printf 'a\033]0;evil\007b\n' >textkit/note.txt")
     arguments = ["--repo", repo, "--issue-file", ISSUE, "--model", model]
-    env = {k: v for k, v in os.environ.items() if not k.startswith("DEVSTRAL_FIX_")}
-    env["PYTHONPATH"] = str(Path(__file__).parents[2])
+    env = {**plain_environment(), "PYTHONPATH": str(Path(__file__).parents[2])}
     _, seen, errors = on_a_terminal([sys.executable, "-m", "worker.cli", "fix", *arguments], env=env, cwd=tmp_path)
     assert rb"+a\x1b]0;evil\x07b" in seen, errors
     assert not {0x1B, 0x07} & set(seen + errors)

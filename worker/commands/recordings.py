@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
 
-from agent.imports import NotRecorded, load
 from agent.protocols import Isolation
-from agent.recording import Moment, Recording
 from worker import terminal
 from worker.commands.base import AS_JSON, NotDone, brief, in_transaction, settings
 from worker.errors import SettingsError
 from worker.exits import Exit
 from worker.table import aligned
+
+if TYPE_CHECKING:
+    from agent.recording import Moment, Recording
 
 
 @click.command(epilog="Example: devstral-fix replay run.jsonl --base ~/src/shop")
@@ -179,6 +180,8 @@ def _told(recording: Recording, data: dict[str, Any]) -> list[str]:
 
 
 def _loaded(file: Path) -> tuple[Recording, ...]:
+    from agent.imports import NotRecorded, load
+
     try:
         return load(file)
     except (NotRecorded, OSError) as error:

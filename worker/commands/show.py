@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
-from sqlalchemy.orm import Session
-
 from worker import money, terminal
 from worker.commands.base import AS_JSON, NotDone, in_transaction
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
 
 
 @click.command("show", epilog="Example: devstral-fix runs show 01990000-0000-7000-8000-000000000000 --json | jq .")
