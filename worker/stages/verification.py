@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 
 from agent import comparison as tests
-from agent import infrastructure, tampering
+from agent import infrastructure, noticed, tampering
 from agent.comparison import Comparison
 from agent.hygiene import Violation, is_test_path, printable
 from agent.outcome import Detail, Evidence, Execution, Patch, Stage, TestOutcome
@@ -112,6 +112,7 @@ class _Taking:
         self._held = self._held_back()
         self._tests = [c.path for c in patch.files if is_test_path(c.path) and c.path not in self._held]
         self._counted = self._overlay(patch.tree, self._base, self._held)
+        self._weakened = noticed.weakened(patch)
         self._taken: list[Evidence] = []
 
     def take(self) -> Taken:
@@ -133,7 +134,8 @@ class _Taking:
             without = base_again
         found = self._compared(before, without, after, again)
         named = {} if found is None else found.named()
-        self._add("after", self._counted, after, detail=Detail(note=after.note, held_back=self._held, tests=named))
+        detail = Detail(note=after.note, held_back=self._held, noticed=self._weakened, tests=named)
+        self._add("after", self._counted, after, detail=detail)
         if again is not None:
             self._add("after_again", self._counted, again)
         if base_again is not None:
@@ -212,6 +214,8 @@ class _Taking:
             found += [words] if words and words not in found else []
         if again is not None and again.outcome is TestOutcome.PASSED and after.cases is None:
             found.append("the tests failed with the change, and passed when they were run again")
+        if after.cases is None:  # test by test this is seen as it is executed
+            found += self._weakened[:5]
         reaching = tampering.reaching(self._subject.patch.diff)
         if reaching:
             found.append(f"the change reaches into the test runner ({'; '.join(map(printable, reaching[:5]))})")
