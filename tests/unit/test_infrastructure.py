@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.infrastructure import touched
+from agent.infrastructure import scripts_behind, touched
 
 
 def held(
@@ -64,6 +64,23 @@ def test_what_the_command_names_is_held_back(command, path):
 
 def test_a_test_that_the_command_names_is_a_test():
     assert not held("tests/test_app.py", command="python tests/test_app.py")
+
+
+def test_only_the_scripts_that_the_tests_run_say_how_they_are_run():
+    """Red where every script counts: what `start` runs is the program itself."""
+    scripts = {
+        "start": "node src/server.js",
+        "test": "npm run unit && npm run lint:all",
+        "pretest": "node tools/prepare.js",
+        "unit": "node tools/unit.js",
+        "lint:all": "eslint .",
+        "lint": "eslint src",
+    }
+    behind = scripts_behind("npm test", scripts)
+    assert sorted(behind) == ["eslint .", "node tools/prepare.js", "node tools/unit.js", scripts["test"]]
+    assert scripts_behind("pytest", scripts) == ()
+    assert scripts_behind("yarn unit", {"unit": "mocha"}) == ("mocha",)
+    assert scripts_behind("npm test", {"test": "npm run test"}) == ("npm run test",)
 
 
 @pytest.mark.parametrize(

@@ -97,14 +97,15 @@ class _Taking:
         assert settings.test is not None
         self._verifier, self._subject, self._record = verifier, subject, record
         self._repositories, self._git_dir, self._base = verifier.repositories, subject.git_dir, patch.base_commit
-        self._scripts = self._npm_scripts()
+        scripts = self._npm_scripts()
+        self._told = "\n".join([settings.test, *infrastructure.scripts_behind(settings.test, scripts)])
         self._execute = Executor(
             sandbox=verifier.sandbox,
             repositories=verifier.repositories,
             limits=verifier.sandbox_limits,
             git_dir=subject.git_dir,
             layer=subject.layer,
-            plan=command_for(settings.test, settings.test_report_format, settings.test_report, self._scripts),
+            plan=command_for(settings.test, settings.test_report_format, settings.test_report, scripts),
             timeout=settings.test_timeout_seconds,
             cancel=cancel,
             check=check,
@@ -191,8 +192,8 @@ class _Taking:
         """Whether something does not pass that a rerun could show to be flaky."""
         found = self._compared(before, without, after, None)
         if found is None:
-            return after.outcome is not TestOutcome.PASSED
-        return bool(found.broken or found.missing or found.new_failing or found.skipped)
+            return after.outcome is not TestOutcome.PASSED and before.outcome is not TestOutcome.FAILED
+        return bool(found.broken or found.missing or found.new_failing)
 
     def _only_the_base_can_show(self, before: Execution, after: Execution, again: Execution | None) -> bool:
         last = again or after
@@ -235,7 +236,7 @@ class _Taking:
 
         return infrastructure.touched(
             [change.path for change in patch.files],
-            command="\n".join([self._subject.settings.test or "", *self._scripts.values()]),
+            command=self._told,
             existing=self._repositories.list_files(self._git_dir, self._base),
             base=partial(read, self._base, added),
             patched=partial(read, patch.tree, gone - there),
