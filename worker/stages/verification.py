@@ -113,6 +113,7 @@ class _Taking:
         self._held = self._held_back()
         self._tests = [c.path for c in patch.files if is_test_path(c.path) and c.path not in self._held]
         self._counted = self._overlay(patch.tree, self._base, self._held)
+        self._files = frozenset(self._repositories.list_files(self._git_dir, self._counted))
         self._weakened = noticed.weakened(patch)
         self._taken: list[Evidence] = []
 
@@ -185,7 +186,7 @@ class _Taking:
             without=shown_without,
             again=None if again is None else again.cases,
             changed=self._tests,
-            files=frozenset(self._repositories.list_files(self._git_dir, self._counted)),
+            files=self._files,
         )
 
     def _failed(self, before: Execution, without: Execution | None, after: Execution) -> bool:
