@@ -6,7 +6,7 @@ import difflib
 
 import pytest
 
-from agent import credentials, leftovers, noticed
+from agent import credentials, leftovers, noticed, tampering
 from agent.hygiene import HygienePolicy, check
 from agent.outcome import FileChange, Patch
 
@@ -95,6 +95,32 @@ def test_limits_on_files_and_lines():
     assert (files.rule, files.reason) == ("limits", "it changes 3 files; here it may be 2")
     (lines,) = check(patch(("a", "1\n2\n", "3\n4\n")), policy)
     assert (lines.rule, lines.reason) == ("limits", "it changes 4 lines; here it may be 3")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "import _pytest.runner", "pytest_plugins = ['x']", "def pytest_collection_modifyitems(items):",
+        "open(os.environ['TEST_REPORT'], 'w')", "unittest.TestCase.assertEqual = lambda *a: None",
+        "unittest.case.TestCase.run = f", "setattr(unittest.TestCase, 'run', f)", "sys.modules['pytest'] = fake",
+        "def load_tests(loader, tests, pattern):", "os.environ['PYTEST_ADDOPTS'] = ''",
+    ],
+)  # fmt: skip
+def test_what_reaches_into_the_runner(line):
+    (found,) = tampering.reaching(patch(("src/a.py", "x\n", f"x\n{line}\n")).diff)
+    assert found.startswith("src/a.py: ")
+    assert tampering.reaching(patch(("src/a.py", f"x\n{line}\n", f"y\n{line}\n")).diff) == (), "it was there before"
+    assert tampering.reaching(patch(("docs/a.md", "x\n", f"x\n{line}\n")).diff) == ()
+
+
+@pytest.mark.parametrize("line", ["os._exit(0)", "process.exit(0)"])
+def test_a_test_that_ends_the_runner_is_not_a_program_that_ends_itself(line):
+    end = ".py" if line.startswith("os") else ".js"
+    assert tampering.reaching(patch((f"tests/a{end}", "x\n", f"x\n{line}\n")).diff)
+    assert not tampering.reaching(patch((f"src/a{end}", "x\n", f"x\n{line}\n")).diff)
+    assert not tampering.reaching(
+        patch(("src/a.py", "x\n", "import pytest\nself.assertEqual(unittest.case == 1)\n")).diff
+    )
 
 
 def test_tests_that_are_removed_or_moved():
