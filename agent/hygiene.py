@@ -75,7 +75,19 @@ def is_test_path(path: str) -> bool:
     """Whether a path looks like a test by the habits of the common languages."""
     parts = PurePosixPath(path).parts
     directories = {part.casefold() for part in parts[:-1]}
-    if directories & {"test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "test_data", "e2e"}:
+    if directories & {
+        "test",
+        "tests",
+        "__tests__",
+        "spec",
+        "specs",
+        "testing",
+        "testdata",
+        "test_data",
+        "e2e",
+        "__snapshots__",
+        "__mocks__",
+    }:
         return True
     return is_test_file(path)
 

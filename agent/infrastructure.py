@@ -70,7 +70,8 @@ def _pyproject(data: bytes) -> Any:
 def _cargo(data: bytes) -> Any:
     manifest = tomllib.loads(data.decode())
     lib = manifest.get("lib", {})
-    return [manifest.get("test"), *(lib.get(key) for key in ("test", "harness", "doctest"))]
+    parts = {"tests": manifest.get("test"), **{key: lib.get(key) for key in ("test", "harness", "doctest")}}
+    return {key: value for key, value in parts.items() if value is not None}
 
 
 # Files that hold other things, too: only where these parts differ is the base's whole file taken.

@@ -101,3 +101,4 @@ def test_of_mixed_files_only_the_part_about_tests_counts(path, base, same, other
     assert held(path, base=other, patched=None), "deleted"
     assert held(path, base=base, patched=b"\xff\xfe["), "unreadable"
     assert held(path, base=None, patched=other), "added"
+    assert not held("new/Cargo.toml", base=None, patched=b"[package]\nname='new'\n")
