@@ -89,10 +89,14 @@ def compare(
             twice = {test for test in before.keys() & without.keys() if {before[test], without[test]} & _FAILING}
             flaky |= {test for test in twice if Case.PASSED in {before[test], without[test]}}
             reproduced &= failed_before
+    gone = [test for test in before if test not in ids]
+    broken_containers = {test for test in gone if before[test] is Case.ERROR}
+    if broken_containers:  # no tests, but what could not be run before and can now
+        broken_containers &= {container for test in ids for container in _containers(test)}
     return Comparison(
         reproduced=_sorted(reproduced),
         broken=_sorted(test for test in failing if before.get(test) is Case.PASSED),
-        missing=_sorted(test for test, case in before.items() if test not in ids and not _container(test, case, ids)),
+        missing=_sorted(test for test in gone if test not in broken_containers),
         skipped=_sorted(
             test for test, seen in ends.items() if seen == {Case.SKIPPED} and before.get(test) is Case.PASSED
         ),
@@ -123,8 +127,3 @@ def _containers(test: str) -> list[str]:
             found.append(test[:at])
             at = test.find(separator, at + 1)
     return found
-
-
-def _container(test: str, case: Case, ids: Collection[str]) -> bool:
-    """Whether it was no test, but something that could not be run before and can now."""
-    return case is Case.ERROR and any(other.startswith(tuple(test + s for s in _SEPARATORS)) for other in ids)

@@ -11,6 +11,7 @@ from pathlib import PurePosixPath
 
 from pydantic import Field
 
+from agent import credentials
 from agent.outcome import FileChange, Patch
 from agent.types import Frozen
 
@@ -24,6 +25,8 @@ class HygienePolicy(Frozen):
     allow_workflows: bool = False
     allow_binaries: bool = False
     max_file_diff_bytes: int = Field(default=1 << 20, gt=0)
+    max_files: int = Field(default=100, gt=0)
+    max_lines: int = Field(default=10_000, gt=0, description="added and removed together")
     protected: tuple[str, ...] = Field(default=(), description="globs of paths that must not be touched")
 
 
@@ -49,8 +52,10 @@ def check(
             *_path_problems(change, policy),
             *_mode_problems(change, sections.get(change.path, "")),
             *_size_problems(change, sections.get(change.path, ""), policy),
+            *(("secret", f"it adds a {what}") for what in credentials.added(sections.get(change.path, ""))),
         )
     ]
+    found += _limits(patch, policy)
     found += _collisions(patch, existing)
     listed = {change.path for change in patch.files}
     found += [
@@ -70,7 +75,19 @@ def is_test_path(path: str) -> bool:
     """Whether a path looks like a test by the habits of the common languages."""
     parts = PurePosixPath(path).parts
     directories = {part.casefold() for part in parts[:-1]}
-    if directories & {"test", "tests", "__tests__", "spec", "specs", "testing", "testdata", "test_data", "e2e"}:
+    if directories & {
+        "test",
+        "tests",
+        "__tests__",
+        "spec",
+        "specs",
+        "testing",
+        "testdata",
+        "test_data",
+        "e2e",
+        "__snapshots__",
+        "__mocks__",
+    }:
         return True
     return is_test_file(path)
 
@@ -170,6 +187,14 @@ def _size_problems(change: FileChange, section: str, policy: HygienePolicy) -> I
     binary = (change.added is None or change.removed is None) and _GITLINK not in {change.old_mode, change.new_mode}
     if binary and change.status != "D" and not policy.allow_binaries:
         yield "binary", "binary files are not allowed"
+
+
+def _limits(patch: Patch, policy: HygienePolicy) -> Iterator[Violation]:
+    lines = sum((change.added or 0) + (change.removed or 0) for change in patch.files)
+    for count, most, what in ((len(patch.files), policy.max_files, "files"), (lines, policy.max_lines, "lines")):
+        if count > most:
+            reason = f"it changes {count} {what}; here it may be {most}"
+            yield Violation(path="(the whole change)", rule="limits", reason=reason)
 
 
 def _is_git_directory(part: str) -> bool:

@@ -9,7 +9,7 @@ import re
 import shlex
 import sys
 import tomllib
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -70,7 +70,8 @@ def _pyproject(data: bytes) -> Any:
 def _cargo(data: bytes) -> Any:
     manifest = tomllib.loads(data.decode())
     lib = manifest.get("lib", {})
-    return [manifest.get("test"), *(lib.get(key) for key in ("test", "harness", "doctest"))]
+    parts = {"tests": manifest.get("test"), **{key: lib.get(key) for key in ("test", "harness", "doctest")}}
+    return {key: value for key, value in parts.items() if value is not None}
 
 
 # Files that hold other things, too: only where these parts differ is the base's whole file taken.
@@ -115,6 +116,25 @@ def touched(
         return top not in tops and top.split(".", 1)[0] in _SHADOWS and name.endswith((".py", ".pyc", ".so"))
 
     return tuple(path for path in paths if decides(path))
+
+
+def scripts_behind(command: str, scripts: Mapping[str, str]) -> tuple[str, ...]:
+    """Of a package.json's scripts those that a test command runs, through others, too."""
+    if re.search(r"\b(npm|pnpm|yarn|bun|npx)\b", command) is None:
+        return ()
+    text, found = f"{command} test", dict[str, str]()
+    while True:
+        names = [
+            name
+            for name in scripts
+            if name not in found and re.search(rf"(?<![\w:-]){re.escape(name)}(?![\w:-])", text)
+        ]
+        if not names:
+            return tuple(found.values())
+        for name in names:
+            more = {name: scripts[name]} | {n: scripts[n] for n in (f"pre{name}", f"post{name}") if n in scripts}
+            found |= more
+            text += "\n" + "\n".join(more.values())
 
 
 def _named_by(command: str) -> frozenset[str]:

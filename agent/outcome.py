@@ -79,6 +79,7 @@ class Detail(Frozen):
     held_back: tuple[str, ...] = Field(
         default=(), description="paths that the change touches and that were as on the base here"
     )
+    noticed: tuple[str, ...] = Field(default=(), description="what the change does to tests, by `agent.noticed`")
     tests: Mapping[str, Named] = Field(default={}, description="by the names of `agent.comparison.Comparison`")
 
 

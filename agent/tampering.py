@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import re
 
-from agent.hygiene import sections_by_path
+from agent.hygiene import is_test_path, sections_by_path
 
 _REACHES = re.compile(
     r"""
       \bTEST_REPORT\b | \bjunit_?xml\b | \bPYTEST_(ADDOPTS|PLUGINS|CURRENT_TEST)\b
     | \b_pytest\b | \bpytest_plugins\b | \bdef\s+pytest_\w+ | \bload_tests\b
-    | \bos\._exit\b | \bprocess\.exit\s*\( | \bprocess\.reallyExit\b
     | \bunittest\.(case|loader|main|result|runner|suite|Test(Case|Result)|TextTest(Runner|Result))(\.\w+)*\s*=[^=]
     | \bsetattr\(\s*(unittest|pytest|TestCase)\b
     | \bsys\.modules\[\s*['"](_?pytest|unittest)
     """,
     re.VERBOSE,
 )
+# In a test alone: programs do end themselves.
+_ENDS = re.compile(r"\bos\._exit\b|\bprocess\.(exit|reallyExit|abort)\s*\(|\bos\.(kill|abort)\b")
 _CODE = re.compile(r"\.(py|pyi|[cm]?[jt]sx?|sh|bash)$")
 
 
@@ -28,6 +29,9 @@ def reaching(diff: str) -> tuple[str, ...]:
         if not _CODE.search(path):
             continue
         for line in section.split("\n"):
-            if line.startswith("+") and not line.startswith("+++ ") and (match := _REACHES.search(line)):
+            if not line.startswith("+") or line.startswith("+++ "):
+                continue
+            match = _REACHES.search(line) or (_ENDS.search(line) if is_test_path(path) else None)
+            if match is not None:
                 found.add(f"{path}: {match.group().strip()}")
     return tuple(sorted(found))

@@ -156,7 +156,7 @@ def fix(
             )
             journal.end(attempt.result, attempt.patch)
         end = attempt.result
-        note(f"agent: {end.exit_status.value} after {end.steps} steps ({end.reason})")
+        note(f"agent: {end.exit_status.value} after {end.steps} steps ({attempt.reason})")
         refused = check(attempt.patch, settings_of_repo.hygiene, existing=repositories.list_files(git_dir, commit))
         if refused:
             verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))

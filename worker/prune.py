@@ -28,6 +28,7 @@ class PruneRows:
     request_days: int
     delivery_days: int
     step_days: int
+    baseline_days: int
 
     @classmethod
     def by(cls, settings: Settings, store: Store) -> PruneRows:
@@ -36,6 +37,7 @@ class PruneRows:
             request_days=settings.keep_request_days,
             delivery_days=settings.keep_delivery_days,
             step_days=settings.keep_step_days,
+            baseline_days=settings.keep_baseline_days,
         )
 
     def __call__(self, *, dry_run: bool = False) -> dict[str, int]:
@@ -52,6 +54,7 @@ class PruneRows:
             "requests": each(pruning.requests, self.request_days),
             "deliveries": each(pruning.deliveries, self.delivery_days),
             "steps": each(pruning.steps, self.step_days),
+            "baselines": each(pruning.baselines, self.baseline_days),
         }
         if any(counts.values()) and not dry_run:
             log.info("rows_pruned", extra=counts)

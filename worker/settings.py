@@ -155,6 +155,9 @@ class Settings(BaseSettings):
     keep_request_days: int = Field(default=30, gt=0, description="the text of a delivery, once it is handled")
     keep_delivery_days: int = Field(default=180, gt=0, description="a handled delivery's row, which tells repeats")
     keep_step_days: int = Field(default=180, gt=0, description="the steps of a run that ended; never its spends")
+    keep_baseline_days: int = Field(
+        default=30, gt=0, description="how a commit's tests ended; executed anew after that"
+    )
     gpu_usd_per_hour: float | None = Field(
         default=None, ge=0, description="what this profile's GPUs cost; used for calls whose GPU time is known"
     )

@@ -22,7 +22,7 @@ from agent.reports.cases import MAX_BYTES, ReportError, Unusable
 VARIABLE = "TEST_REPORT"  # where a command that writes its report itself is told to
 _MAX_PACKED = 3 << 20  # a larger one arrives cut off, so damaged, but ends no execution for its output
 # A module that can't be imported must not keep the others' tests from being executed.
-_PYTEST_OPTIONS = "-o junit_family=xunit1 --continue-on-collection-errors"
+_PYTEST_OPTIONS = f"--junitxml=${VARIABLE} -o junit_family=xunit1 --continue-on-collection-errors"
 MAX_OUTPUT = 4 << 20  # bytes of each stream that are kept: the compressed report, and what was printed
 
 
@@ -40,13 +40,18 @@ PRINTED = frozenset({Format.PYTEST, Format.UNITTEST, Format.GO, Format.CARGO})
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """`command` is what is executed and shown. `form`: None where no report can be had. `path`: a file of the
-    workspace that holds the report afterwards, where the command can write it nowhere else."""
+    """`command` is what is executed. `form`: None where no report can be had. `path`: a file of the workspace that
+    holds the report afterwards, where the command can write it nowhere else."""
 
     command: str
     form: Format | None = None
     pytest: bool = False
     path: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What people are told was executed."""
+        return f'PYTEST_ADDOPTS="{_PYTEST_OPTIONS}" {self.command}' if self.pytest else self.command
 
     @property
     def script(self) -> str:
@@ -65,11 +70,7 @@ class Plan:
         path = shlex.quote(self.path or "")
         before = f"rm -f -- {path}\n" if self.path else ""
         after = f'test -f {path} -a ! -L {path} && cat -- {path} >"${VARIABLE}"\n' if self.path else ""
-        addopts = (
-            f'export PYTEST_ADDOPTS="${{PYTEST_ADDOPTS:-}} --junitxml=${VARIABLE} {_PYTEST_OPTIONS}"\n'
-            if self.pytest
-            else ""
-        )
+        addopts = f'export PYTEST_ADDOPTS="${{PYTEST_ADDOPTS:-}} {_PYTEST_OPTIONS}"\n' if self.pytest else ""
         return (
             f"exec 3>&1 1>&2\nexport {VARIABLE}=$(mktemp -d)/report\n{addopts}{before}{run}\n"
             f'{after}test -s "${VARIABLE}" && gzip -c -- "${VARIABLE}" | head -c {_MAX_PACKED} | base64 -w0 >&3\n'

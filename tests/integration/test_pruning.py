@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from uuid import uuid4
 
 import pytest
 from click.testing import CliRunner
-from sqlalchemy import func, select, text, update
+from sqlalchemy import func, insert, select, text, update
 
 from agent.types import Usage
 from tests.factories import issue_request, queue_run
@@ -16,10 +17,11 @@ from worker.demo.github_double.bare import BareRepositories
 from worker.prune import PruneRows, PruneRunDirs
 from worker.runs import ledger, states
 from worker.store import pruning, queries
+from worker.store.evidence import Baseline
 from worker.store.models import Delivery, DeliveryState, Run, RunState, Spend
 from worker.store.steps import Step
 
-DAYS = {"request_days": 30, "delivery_days": 180, "step_days": 180}
+DAYS = {"request_days": 30, "delivery_days": 180, "step_days": 180, "baseline_days": 30}
 
 
 def delivery(store, key: str, *, days: int, state: DeliveryState = DeliveryState.HANDLED) -> None:
@@ -83,6 +85,11 @@ def aged(store):
     delivery(store, "ancient", days=181)
     ended(store, 1, days=1)
     ended(store, 2, days=181)
+    with store.transaction() as session:
+        for commit, days in (("a", 1), ("b", 31)):
+            values = {"repository": "r", "commit": commit, "setup_key": "", "digest": "d", "claim": uuid4()}
+            then = func.now() - text(f"interval '{days} days'")
+            session.execute(insert(Baseline).values(**values, claimed_until=func.now(), taken_at=then))
     return store
 
 
@@ -90,14 +97,14 @@ def test_old_rows_go_and_the_ledger_stays(aged, monkeypatch):
     monkeypatch.setattr(pruning, "BATCH", 1)  # more than one round
     prune = PruneRows(store=aged, **DAYS)
     foretold = prune(dry_run=True)
-    assert foretold == {"requests": 2, "deliveries": 1, "steps": 1}
+    assert foretold == {"requests": 2, "deliveries": 1, "steps": 1, "baselines": 1}
     assert count(aged, Delivery) == 4, "a dry run changes nothing"
     assert prune() == foretold
-    assert prune() == {"requests": 0, "deliveries": 0, "steps": 0}
+    assert prune() == {"requests": 0, "deliveries": 0, "steps": 0, "baselines": 0}
     with aged.transaction() as session:
         left = session.execute(select(Delivery.key, Delivery.request.is_not(None)).order_by(Delivery.key)).all()
     assert [tuple(row) for row in left] == [("new", True), ("old", False), ("waiting", True)]
-    assert (count(aged, Run), count(aged, Spend), count(aged, Step)) == (2, 2, 1)
+    assert (count(aged, Run), count(aged, Spend), count(aged, Step), count(aged, Baseline)) == (2, 2, 1, 1)
 
 
 @pytest.fixture
@@ -129,7 +136,8 @@ def test_the_command_counts_and_forgets(aged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     dry = CliRunner().invoke(cli, ["prune", "--dry-run", "--json"])
     assert dry.exit_code == 0, dry.output
-    assert json.loads(dry.output) == {"dry_run": True, "requests": 2, "deliveries": 1, "steps": 1, "run_directories": 0}
+    foretold = {"requests": 2, "deliveries": 1, "steps": 1, "baselines": 1, "run_directories": 0}
+    assert json.loads(dry.output) == {"dry_run": True, **foretold}
     real = CliRunner().invoke(cli, ["prune"])
     assert "steps: 1 forgotten" in real.output
     assert count(aged, Spend) == 2

@@ -119,6 +119,19 @@ def test_changes_too_large_to_be_saved_cost_neither_the_diff_nor_the_run(world):
         assert attempt.reason == run.reason
 
 
+def test_leftovers_are_not_in_the_patch_and_are_named(world):
+    """Red where the agent's tree is taken as it is."""
+    left = call(("write_file", '{"path": "repro.py", "content": "print(1)\\n"}'))
+    world.pursue(call(WRITE), left, say("I made the file."))
+    with world.store.transaction() as session:
+        patch = queries.patch(session, world.run_id)
+        assert patch is not None
+        assert [change["path"] for change in patch.files] == ["new.txt"]
+        assert "repro.py" not in patch.diff.decode()
+        (attempt,) = trajectories.attempts(session, world.run_id)
+    assert (attempt.reason or "").endswith("; left out of the change: repro.py")
+
+
 def test_a_repository_that_can_not_be_saved_as_it_is_fails_with_that_reason(world, monkeypatch):
     def refuse(_self):
         raise NotSaved("they are larger than a snapshot may be", "a name")

@@ -216,6 +216,7 @@ def test_a_file_in_the_diff_alone_is_refused(repository: Path):
     [
         "tests/data/x.json", "src/test/java/A.java", "test_a.py", "pkg/a_test.py", "conftest.py", "pkg/a_test.go",
         "src/a.spec.ts", "src/a.test.jsx", "src/__tests__/a.js", "spec/a_spec.rb", "src/FooTest.java", "FooTests.cs",
+        "src/__snapshots__/a.test.js.snap", "src/__mocks__/fs.js",
     ],
 )  # fmt: skip
 def test_test_paths(path: str):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.infrastructure import touched
+from agent.infrastructure import scripts_behind, touched
 
 
 def held(
@@ -66,6 +66,23 @@ def test_a_test_that_the_command_names_is_a_test():
     assert not held("tests/test_app.py", command="python tests/test_app.py")
 
 
+def test_only_the_scripts_that_the_tests_run_say_how_they_are_run():
+    """Red where every script counts: what `start` runs is the program itself."""
+    scripts = {
+        "start": "node src/server.js",
+        "test": "npm run unit && npm run lint:all",
+        "pretest": "node tools/prepare.js",
+        "unit": "node tools/unit.js",
+        "lint:all": "eslint .",
+        "lint": "eslint src",
+    }
+    behind = scripts_behind("npm test", scripts)
+    assert sorted(behind) == ["eslint .", "node tools/prepare.js", "node tools/unit.js", scripts["test"]]
+    assert scripts_behind("pytest", scripts) == ()
+    assert scripts_behind("yarn unit", {"unit": "mocha"}) == ("mocha",)
+    assert scripts_behind("npm test", {"test": "npm run test"}) == ("npm run test",)
+
+
 @pytest.mark.parametrize(
     ("path", "base", "same", "other"),
     [
@@ -84,3 +101,4 @@ def test_of_mixed_files_only_the_part_about_tests_counts(path, base, same, other
     assert held(path, base=other, patched=None), "deleted"
     assert held(path, base=base, patched=b"\xff\xfe["), "unreadable"
     assert held(path, base=None, patched=other), "added"
+    assert not held("new/Cargo.toml", base=None, patched=b"[package]\nname='new'\n")

@@ -25,6 +25,9 @@ def test_values_are_read():
         (b"test_timeout_seconds: 0", "test_timeout_seconds"),
         (b"test_timeout_seconds: 99999", "less than or equal to 7200"),
         (b"- a\n- b\n", "keys and values"),
+        (b"test_report_format: xml", "test_report_format"),
+        (b"test_report: /etc/passwd", "test_report"),
+        (b"max_changed_files: 0", "max_changed_files"),
         (b"test: 'open", "not valid YAML"),
         (b"\xff\xfe", "not valid YAML"),
         (b"!!python/object/apply:os.system ['true']", "not valid YAML"),
@@ -71,6 +74,7 @@ def test_of_many_nested_instructions_most_are_only_named():
 
 
 def test_what_a_change_may_hold():
-    policy = parse(b"allow_binary_files: true\nprotected_paths: ['infra/*']\n").hygiene
+    policy = parse(b"allow_binary_files: true\nprotected_paths: ['infra/*']\nmax_changed_files: 3\n").hygiene
     assert (policy.allow_binaries, policy.allow_workflows) == (True, False)
+    assert (policy.max_files, policy.max_lines) == (3, 10_000)
     assert policy.protected == (".devstral-fix.yml", "infra/*")  # what loosens the rules is no part of a change

@@ -21,7 +21,7 @@ def test_every_key_is_there_and_no_other() -> None:
 
 
 def test_the_defaults_are_those_of_the_code() -> None:
-    for name in ("test_timeout_seconds", "setup_timeout_seconds"):
+    for name in ("test_timeout_seconds", "setup_timeout_seconds", "max_changed_files", "max_changed_lines"):
         assert float(ROWS[name]) == RepositoryConfig.model_fields[name].default
     for name in ("allow_workflow_changes", "allow_binary_files"):
         assert ROWS[name] == f"`{str(RepositoryConfig.model_fields[name].default).lower()}`"

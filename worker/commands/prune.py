@@ -12,7 +12,7 @@ from worker.commands.base import AS_JSON, located
 @click.option("--dry-run", is_flag=True, help="Only count.")
 @AS_JSON
 def prune(*, dry_run: bool, as_json: bool) -> None:
-    """Forget old requests, deliveries and steps, and drop this machine's repositories of runs that ended.
+    """Forget old requests, deliveries, steps and baselines, and drop this machine's repositories of runs that ended.
 
     Workers do this by themselves once an hour. Ages are DEVSTRAL_FIX_KEEP_*_DAYS. The ledger is never touched.
     """

@@ -177,7 +177,7 @@ def _found(detail: dict[str, Any]) -> list[str]:
         for name, found in detail.get("tests", {}).items()
     ]
     held = [f"as on the base: {', '.join(detail['held_back'])}"] if detail.get("held_back") else []
-    return [*tests, *held, *([detail["note"]] if detail.get("note") else [])]
+    return [*tests, *detail.get("noticed", []), *held, *([detail["note"]] if detail.get("note") else [])]
 
 
 def _call(step: Any) -> dict[str, Any]:

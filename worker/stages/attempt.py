@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 
-from agent import prompts
+from agent import leftovers, prompts
 from agent.errors import NotSaved
 from agent.hygiene import HygienePolicy, check, printable
 from agent.loop import Agent
@@ -29,6 +29,13 @@ class Attempt:
     result: AgentResult
     patch: Patch
     prompt_hash: str
+    left_out: tuple[str, ...] = ()  #: leftovers that are not in the patch
+
+    @property
+    def reason(self) -> str:
+        """Why the agent ended, and what was taken out of its change."""
+        told = ", ".join(map(printable, self.left_out[:10])) + (", …" if len(self.left_out) > 10 else "")
+        return f"{self.result.reason}; left out of the change: {told}" if told else self.result.reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +52,8 @@ class RunChanges:
 
     def objections(self, patch: Patch) -> Sequence[str]:
         existing = self.repositories.list_files(self.git_dir, self.commit)
-        return [f"{printable(v.path)}: {v.reason}" for v in check(patch, self.policy, existing=existing)]
+        left = [f"{printable(path)}: it looks like a leftover" for path in leftovers.among(patch)]
+        return [*(f"{printable(v.path)}: {v.reason}" for v in check(patch, self.policy, existing=existing)), *left]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,8 +139,10 @@ class Solver:
         finally:
             session.close()
         tree = result.final_tree or task.base_commit
-        return Attempt(
-            result=result,
-            patch=self.repositories.patch(git_dir, task.base_commit, tree),
-            prompt_hash=prompts.prompt_hash(agent.specs),
-        )
+        patch = self.repositories.patch(git_dir, task.base_commit, tree)
+        left_out = leftovers.among(patch)
+        if left_out:
+            cleaned = self.repositories.overlay(git_dir, tree, task.base_commit, left_out)
+            patch = self.repositories.patch(git_dir, task.base_commit, cleaned)
+        prompt_hash = prompts.prompt_hash(agent.specs)
+        return Attempt(result=result, patch=patch, prompt_hash=prompt_hash, left_out=left_out)

@@ -53,11 +53,16 @@ class RepositoryConfig(Frozen):
         default=(), max_length=100, description="globs of paths that a change must not touch; * matches / too"
     )
 
+    max_changed_files: int = Field(default=100, gt=0, le=10_000)
+    max_changed_lines: int = Field(default=10_000, gt=0, le=1_000_000)
+
     @property
     def hygiene(self) -> HygienePolicy:
         return HygienePolicy(
             allow_workflows=self.allow_workflow_changes,
             allow_binaries=self.allow_binary_files,
+            max_files=self.max_changed_files,
+            max_lines=self.max_changed_lines,
             protected=(PATH, *self.protected_paths),
         )
 

@@ -62,7 +62,7 @@ class Executor:
             raise ShuttingDown("the tests were broken off")
         cases, note = self._cases(result, tree) if reported else (None, NO_REPORT)
         execution = Execution(
-            command=self.plan.command,
+            command=self.plan.shown,
             outcome=rules.judge(result),
             returncode=result.returncode,
             seconds=time.monotonic() - started,

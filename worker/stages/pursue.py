@@ -205,7 +205,7 @@ class Pursue:
                 lease,
                 RunState.CONCLUDED,
                 exit_status=result.exit_status,
-                reason=clean(result.reason),
+                reason=clean(attempt.reason),
                 summary=clean(result.summary),
                 prompt_hash=attempt.prompt_hash,
                 not_before=None,

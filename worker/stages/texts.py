@@ -7,6 +7,7 @@ from decimal import Decimal
 from types import MappingProxyType
 from uuid import UUID
 
+from agent import noticed
 from agent.evidence import Verdict
 from agent.hygiene import is_test_path
 from agent.outcome import Evidence, Outcome, Patch
@@ -204,6 +205,7 @@ def pull_request_body(
         f"### Evidence: {verdict.outcome.value}\n\n{_said(verdict.reason)}",
         verified_on,
         evidence_table(evidence),
+        *worth_a_look(patch),
         "### Files",
         *listed("Source", sources),
         *listed("Tests", tests),
@@ -216,6 +218,13 @@ def pull_request_body(
 def _said(reason: str) -> str:
     """A verdict's reason. It may hold names of tests and words of the model, so nothing of it is markup."""
     return inline(reason, 2000)
+
+
+def worth_a_look(patch: Patch) -> list[str]:
+    """What of a change its reviewer should look at twice."""
+    seen = [*noticed.weakened(patch), *noticed.reformatted(patch)]
+    lines = [f"- {inline(line)}" for line in seen[:30]] + (["- …"] if len(seen) > 30 else [])
+    return ["### Worth a look\n\n" + "\n".join(lines)] if lines else []
 
 
 def noted(body: str, note: str) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Event
 
 from agent import comparison as tests
-from agent import infrastructure, tampering
+from agent import infrastructure, noticed, tampering
 from agent.comparison import Comparison
 from agent.hygiene import Violation, is_test_path, printable
 from agent.outcome import Detail, Evidence, Execution, Patch, Stage, TestOutcome
@@ -97,14 +97,15 @@ class _Taking:
         assert settings.test is not None
         self._verifier, self._subject, self._record = verifier, subject, record
         self._repositories, self._git_dir, self._base = verifier.repositories, subject.git_dir, patch.base_commit
-        self._scripts = self._npm_scripts()
+        scripts = self._npm_scripts()
+        self._told = "\n".join([settings.test, *infrastructure.scripts_behind(settings.test, scripts)])
         self._execute = Executor(
             sandbox=verifier.sandbox,
             repositories=verifier.repositories,
             limits=verifier.sandbox_limits,
             git_dir=subject.git_dir,
             layer=subject.layer,
-            plan=command_for(settings.test, settings.test_report_format, settings.test_report, self._scripts),
+            plan=command_for(settings.test, settings.test_report_format, settings.test_report, scripts),
             timeout=settings.test_timeout_seconds,
             cancel=cancel,
             check=check,
@@ -112,6 +113,8 @@ class _Taking:
         self._held = self._held_back()
         self._tests = [c.path for c in patch.files if is_test_path(c.path) and c.path not in self._held]
         self._counted = self._overlay(patch.tree, self._base, self._held)
+        self._files = frozenset(self._repositories.list_files(self._git_dir, self._counted))
+        self._weakened = noticed.weakened(patch)
         self._taken: list[Evidence] = []
 
     def take(self) -> Taken:
@@ -133,7 +136,8 @@ class _Taking:
             without = base_again
         found = self._compared(before, without, after, again)
         named = {} if found is None else found.named()
-        self._add("after", self._counted, after, detail=Detail(note=after.note, held_back=self._held, tests=named))
+        detail = Detail(note=after.note, held_back=self._held, noticed=self._weakened, tests=named)
+        self._add("after", self._counted, after, detail=detail)
         if again is not None:
             self._add("after_again", self._counted, again)
         if base_again is not None:
@@ -182,15 +186,15 @@ class _Taking:
             without=shown_without,
             again=None if again is None else again.cases,
             changed=self._tests,
-            files=frozenset(self._repositories.list_files(self._git_dir, self._counted)),
+            files=self._files,
         )
 
     def _failed(self, before: Execution, without: Execution | None, after: Execution) -> bool:
         """Whether something does not pass that a rerun could show to be flaky."""
         found = self._compared(before, without, after, None)
         if found is None:
-            return after.outcome is not TestOutcome.PASSED
-        return bool(found.broken or found.missing or found.new_failing or found.skipped)
+            return after.outcome is not TestOutcome.PASSED and before.outcome is not TestOutcome.FAILED
+        return bool(found.broken or found.missing or found.new_failing)
 
     def _only_the_base_can_show(self, before: Execution, after: Execution, again: Execution | None) -> bool:
         last = again or after
@@ -212,6 +216,8 @@ class _Taking:
             found += [words] if words and words not in found else []
         if again is not None and again.outcome is TestOutcome.PASSED and after.cases is None:
             found.append("the tests failed with the change, and passed when they were run again")
+        if after.cases is None:  # test by test this is seen as it is executed
+            found += self._weakened[:5]
         reaching = tampering.reaching(self._subject.patch.diff)
         if reaching:
             found.append(f"the change reaches into the test runner ({'; '.join(map(printable, reaching[:5]))})")
@@ -231,7 +237,7 @@ class _Taking:
 
         return infrastructure.touched(
             [change.path for change in patch.files],
-            command="\n".join([self._subject.settings.test or "", *self._scripts.values()]),
+            command=self._told,
             existing=self._repositories.list_files(self._git_dir, self._base),
             base=partial(read, self._base, added),
             patched=partial(read, patch.tree, gone - there),

@@ -14,6 +14,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, delete, func, null, select, update
 from sqlalchemy.orm import Session
 
+from worker.store.evidence import Baseline
 from worker.store.models import Delivery, DeliveryState, Run, RunState
 from worker.store.steps import Step
 
@@ -61,6 +62,16 @@ def steps(session: Session, *, days: int, count_only: bool = False) -> int:
         return session.scalar(select(func.count()).select_from(Step).where(*old)) or 0
     batch = select(Step.id).where(*old).limit(BATCH)
     statement = delete(Step).where(Step.id.in_(batch)).returning(Step.id)
+    return len(session.scalars(statement.execution_options(synchronize_session=False)).all())
+
+
+def baselines(session: Session, *, days: int, count_only: bool = False) -> int:
+    """How commits' tests ended long ago, and claims that nobody has any more."""
+    old = (func.coalesce(Baseline.taken_at, Baseline.claimed_until) < _before(days),)
+    if count_only:
+        return session.scalar(select(func.count()).select_from(Baseline).where(*old)) or 0
+    batch = select(Baseline.id).where(*old).limit(BATCH)
+    statement = delete(Baseline).where(Baseline.id.in_(batch)).returning(Baseline.id)
     return len(session.scalars(statement.execution_options(synchronize_session=False)).all())
 
 
