@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import click
+
 from worker import money, terminal
 from worker.commands.base import AS_JSON, NotDone, in_transaction
 
