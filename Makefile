@@ -21,6 +21,8 @@ MODEL ?=
 
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
+# Every process here starts by importing some two thousand modules: compiled once, not each time.
+export PYTHONDONTWRITEBYTECODE :=
 export UV_PYTHON_DOWNLOADS := never
 
 # $(call step,what,command): one line on stderr; the command's own output only when it fails.
@@ -32,7 +34,7 @@ endef
 # $(call install,requirements file): by hash. uv is quicker, but does not read pip's configuration: where it fails, pip
 # has the word.
 install = $(call install_into,$(PYTHON),-r $(1))
-install_into = if command -v uv && uv pip install --quiet --python $(1) --require-hashes $(2); then :; \
+install_into = if command -v uv && uv pip install --quiet --compile-bytecode --python $(1) --require-hashes $(2); then :; \
 	else $(1) -m pip install --quiet --require-hashes $(2); fi
 
 # $(call venv,directory,minor version that is too new): from the first Python 3 on PATH that will do.

@@ -12,7 +12,6 @@ from agent.tokens import TokenCounter
 from agent.tools import default_tools
 from agent.types import Limits
 from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
-from worker.adapters.engine.opening import Use, check_before, open_engine
 from worker.adapters.engine.options import EngineOptions
 from worker.adapters.forge import ClientOptions, GitHubForges
 from worker.adapters.hook import WebhookNotifier
@@ -36,6 +35,8 @@ def engine_options(settings: Settings, model: Path) -> EngineOptions:
 def check_model(settings: Settings) -> None:
     """What can be known of the model without starting an engine. SettingsError."""
     if settings.engine_model is not None:
+        from worker.adapters.engine.opening import check_before  # noqa: PLC0415  # a second that no other model needs
+
         options = engine_options(settings, settings.engine_model)
         check_before(options, untested_ok=settings.engine_untested)
     else:
@@ -51,6 +52,8 @@ def make_model(
 ) -> OpenedModel:
     """A `vllm:` model is an engine in this process, started when this returns; `on_death` is told of its death."""
     if settings.engine_model is not None:
+        from worker.adapters.engine.opening import Use, open_engine  # noqa: PLC0415
+
         options = engine_options(settings, settings.engine_model)
         use = Use(
             run_tokens=min(settings.limits.context_tokens, options.max_model_len),

@@ -15,7 +15,7 @@ from typing import Literal
 from agent.protocols import Model
 from agent.tokens import TokenCounter
 from worker import compose, descendants, queue, readiness, wakes
-from worker.adapters.engine.conversation import EngineModel
+from worker.adapters.engine.hosted import Hosted
 from worker.adapters.models.history import open_history
 from worker.engine_clock import EngineClock
 from worker.gated_sandbox import GatedSandbox
@@ -105,7 +105,7 @@ def _gpu(process: Process) -> Duty:
     process.stack.callback(model.close)
     process.presence.opened(model.label)
     process.heartbeat.only_while(lambda: model.alive)
-    if isinstance(model, EngineModel):
+    if isinstance(model, Hosted):
         _account(process, model)
     solver = compose.make_solver(settings, sandbox, process.repositories, model)
     tokens = _admission(process, model)
@@ -133,7 +133,7 @@ def _gpu(process: Process) -> Duty:
     )
 
 
-def _account(process: Process, model: EngineModel) -> None:
+def _account(process: Process, model: Hosted) -> None:
     """The engine's time into the store, with each beat and at the end; what it does now, to whoever asks."""
 
     def times() -> tuple[float, float]:
@@ -149,7 +149,7 @@ def _account(process: Process, model: EngineModel) -> None:
 
 def _admission(process: Process, model: Model) -> Admission:
     """The engine's own, where there is one in this process; else the setting says what a server's memory holds."""
-    if isinstance(model, EngineModel) and model.admission is not None:
+    if isinstance(model, Hosted) and model.admission is not None:
         return model.admission
     settings = process.settings
     return TokenGate(lambda: settings.kv_tokens, expected=settings.context_tokens, waited=process.watch.admitted)
