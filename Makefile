@@ -53,7 +53,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo eval-check parity test test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox bench-agent clean
+.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox bench-agent clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -65,7 +65,10 @@ demo: setup ## The whole way of one issue, on this machine. MODEL=openai:URL#NAM
 	@$(BIN)/devstral-fix demo $(if $(MODEL),--model '$(MODEL)') $(ARGS)
 
 test: setup ## All tests. ARGS="-k word" and the like go to pytest.
-	@$(PYTHON) -m pytest -q -n 3 --dist=loadgroup --ignore=tests/attacks --ignore=tests/engine $(ARGS)
+	@$(PYTHON) -m pytest -q -n 4 --dist=loadgroup $(addprefix --ignore=tests/,attacks engine processes) $(ARGS)
+
+test-processes: setup ## Fleets of real workers: starts, drains, swaps, signals, `up`. ARGS=--short
+	@$(PYTHON) -m pytest -q -n 3 tests/processes $(ARGS)
 
 test-attacks: setup ## Hostile code in real sandboxes, with controls; as root also as a plain user. ARGS=--short
 	@$(PYTHON) -m tests.attacks $(ARGS)

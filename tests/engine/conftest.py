@@ -34,12 +34,7 @@ _THIRD_PARTY_WARNINGS = (
 )
 
 
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--short", action="store_true", help="without the tests that take long")
-
-
 def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "slow: starts an engine of its own, or reads much; not part of --short")
     for line in _THIRD_PARTY_WARNINGS:
         config.addinivalue_line("filterwarnings", line)
     os.environ.update(_ENVIRONMENT)
@@ -48,13 +43,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure() -> None:
     # vLLM leaves its ZeroMQ contexts to the garbage collector, and pytest collects once more after its own filters.
     warnings.filterwarnings("ignore", "Unclosed context", ResourceWarning)
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--short"):
-        for item in items:
-            if item.get_closest_marker("slow"):
-                item.add_marker(pytest.mark.skip(reason="slow: --short leaves it out"))
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,7 @@ def command(directory, *arguments):
     )
 
 
+@pytest.mark.slow
 def test_a_drained_worker_is_started_again_or_not_as_was_asked(tmp_path):
     tmp_path.chmod(0o711)
 
@@ -143,6 +144,7 @@ def test_a_drained_worker_is_started_again_or_not_as_was_asked(tmp_path):
         assert process.wait(60) == 0
 
 
+@pytest.mark.slow
 def test_up_ends_with_the_reason_of_a_worker_that_can_not_start(tmp_path):
     """Known only once the worker looks: what `up` can know before, it says before it starts anything."""
     tmp_path.chmod(0o711)

@@ -66,6 +66,7 @@ def test_sigterm_breaks_off_after_the_grace_and_another_worker_goes_on(service, 
         assert all(service.run(run_id).attempt == 0 for run_id in runs)
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_ends_the_grace(service):
     with FakeOpenAIServer(Reply(hang="before")) as server:
         model(service, server, SHUTDOWN_GRACE_SECONDS="600")
@@ -101,6 +102,7 @@ def test_a_cancel_reaches_a_running_worker_at_once(service, word):
             assert len(server.requests) == 2, "no step after the one under way"
 
 
+@pytest.mark.slow
 def test_a_drained_worker_leaves_permits_to_others_and_says_so(service):
     with FakeOpenAIServer(*[DONE] * 4) as server:
         model(service, server)
@@ -123,6 +125,7 @@ def test_a_drained_worker_leaves_permits_to_others_and_says_so(service):
             assert "run_claimed" in log.read_text()
 
 
+@pytest.mark.slow
 def test_a_pause_holds_what_is_queued_and_a_resume_lets_it_go_at_once(service):
     service.settings |= {"GITHUB_TOKEN": "unused", "GITHUB_URL": "http://127.0.0.1:1"}
     with FakeOpenAIServer(*[DONE] * 2) as server:

@@ -75,6 +75,7 @@ def test_a_signal_ends_a_worker_that_starts(service, blocked, number):
     wait_until(lambda: not any(map(alive, below)), PROMPT_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_drain_that_stops_ends_a_worker_that_starts(service, blocked):
     """What it would start for nothing, for minutes."""
     process, below = blocked
@@ -85,6 +86,7 @@ def test_a_drain_that_stops_ends_a_worker_that_starts(service, blocked):
     wait_until(lambda: not any(map(alive, below)), PROMPT_SECONDS)
 
 
+@pytest.mark.slow
 def test_a_start_that_fails_is_shown_with_its_reason_until_another_worker_is_there(service):
     """The one line of its log, where the operator looks."""
     done = service.command("work", "--role", "gpu")

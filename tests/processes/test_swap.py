@@ -70,6 +70,7 @@ def test_a_draining_worker_finishes_its_run_and_takes_no_other_of_its_queue(serv
             assert len(server.requests) == 2
 
 
+@pytest.mark.slow
 def test_a_swap_that_does_not_wait_costs_no_step_when_the_model_stays(service):
     """New options, a new version of the service: the run goes on where it was handed back, nothing is asked twice."""
     in_step = threading.Event()
@@ -97,6 +98,7 @@ def test_a_swap_that_does_not_wait_costs_no_step_when_the_model_stays(service):
     assert sum(row[3] for row in booked) == run.usd
 
 
+@pytest.mark.slow
 def test_another_model_begins_anew_and_each_call_keeps_the_price_of_who_made_it(service):
     in_step = threading.Event()
     with FakeOpenAIServer(LOOK, Reply(calls=LOOK.calls, after=in_step), LOOK, DONE, DONE) as server:
