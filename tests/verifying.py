@@ -107,11 +107,10 @@ class Bench:
         patch = self.patch(changes)
         config = RepositoryConfig.model_validate({"test": test, **settings})
         subject = Subject(git_dir=self.place.git_dir, repository="acme/calc", patch=patch, settings=config, layer=layer)
-        recorded: list[Evidence] = []
-        self.sandbox.opened.clear()
-        verifier = Verifier(sandbox=self.sandbox, repositories=self.place.repos, baselines=self.baselines)
-        self.taken = verifier.verify(subject, cancel=Event(), record=recorded.append)
-        assert recorded == list(self.taken.evidence)
+        known = len(self.baselines.kept)
+        self.taken = self._taken(subject)
+        if len(self.baselines.kept) > known:  # so that it costs the same whichever test comes first
+            self.taken = self._taken(subject)
         return decide(
             ExitStatus.SUBMITTED,
             patch_is_empty=patch.empty,
@@ -120,6 +119,14 @@ class Bench:
             comparison=self.taken.comparison,
             doubts=self.taken.doubts,
         )
+
+    def _taken(self, subject: Subject) -> Taken:
+        recorded: list[Evidence] = []
+        self.sandbox.opened.clear()
+        verifier = Verifier(sandbox=self.sandbox, repositories=self.place.repos, baselines=self.baselines)
+        taken = verifier.verify(subject, cancel=Event(), record=recorded.append)
+        assert recorded == list(taken.evidence)
+        return taken
 
     def piece(self, stage: str) -> Evidence:
         assert self.taken is not None

@@ -9,7 +9,7 @@ _MOST = 12  # of each kind
 _LONGEST = 300  # characters of an address
 _ADDRESS = r"https?://[^\s<>\"'()\[\]`]{1,2000}"
 _IMAGE = re.compile(
-    rf"!\[[^\]\n]{{0,500}}\]\(\s*({_ADDRESS})|<img\b[^>]{{0,1000}}?\bsrc\s*=\s*[\"']?({_ADDRESS})", re.IGNORECASE
+    rf"!\[[^\]\n]{{0,500}}\]\(\s*({_ADDRESS})|<img\b[^>]{{0,300}}?\bsrc\s*=\s*[\"']?({_ADDRESS})", re.IGNORECASE
 )
 _LINK = re.compile(_ADDRESS)
 

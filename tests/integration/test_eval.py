@@ -18,7 +18,7 @@ from worker.evals import report, run, statistics
 from worker.evals.instances import Instance, read
 from worker.evals.results import Result, Store
 from worker.evals.results import read as read_results
-from worker.evals.scoring import Scorer, parsed
+from worker.evals.scoring import Scorer
 from worker.settings import Settings
 
 BUGGY = {
@@ -208,21 +208,6 @@ def test_files_that_hold_none(tmp_path: Path, text: str):
     (tmp_path / "i.jsonl").write_text(text)
     with pytest.raises(SettingsError, match=r"i\.jsonl"):
         read(tmp_path / "i.jsonl")
-
-
-def test_reports_of_pytest_by_node_id():
-    text = (
-        '<testsuites><testsuite><testcase file="tests/test_a.py" classname="tests.test_a.TestB" name="test_c[x.y]"/>'
-        '<testcase file="tests/test_a.py" classname="tests.test_a" name="test_d"><failure/></testcase>'
-        '<testcase file="tests/test_a.py" classname="tests.test_a" name="test_e"><skipped/></testcase>'
-        "</testsuite></testsuites>"
-    )
-    assert parsed(text) == {
-        "tests/test_a.py::TestB::test_c[x.y]": "passed",
-        "tests/test_a.py::test_d": "failed",
-        "tests/test_a.py::test_e": "skipped",
-    }
-    assert parsed("no report") == {}
 
 
 def test_intervals():

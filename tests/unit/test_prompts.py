@@ -133,7 +133,7 @@ def test_what_an_issue_points_to_is_listed_not_fetched():
 def test_hostile_links_are_quick(body: str):
     began = time.monotonic()
     prompts.task(task(body=body), LIMITS)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 4
 
 
 def test_all_parts_fit_a_small_window():

@@ -6,14 +6,13 @@ measures a model that is not out to deceive, and is no evidence for a delivery.
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree as ET
 
 from agent.protocols import Mount, Sandbox, SandboxLimits
+from agent.reports import Case, Format, ReportError, parse
 from worker.errors import BadPatch
 from worker.evals.instances import Instance
 from worker.stages.layer import spec
@@ -81,21 +80,8 @@ class Scorer:
             done = session.exec(["bash", "-c", command], timeout=_SECONDS, max_output=32 << 20)
         finally:
             session.close()
-        return parsed(done.stdout.text)
-
-
-def parsed(report: str) -> dict[str, str]:
-    """The outcomes in pytest's JUnit XML (family xunit1) by node id; nothing where it is none."""
-    try:
-        root = ET.fromstring(report)  # noqa: S314 - expat refuses entity bombs, and knows no files
-    except ET.ParseError:
-        return {}
-    found = {}
-    for case in root.iter("testcase"):
-        file, owner, name = case.get("file", ""), case.get("classname", ""), case.get("name", "")
-        module = re.sub(r"\.py$", "", file).replace("/", ".")
-        inner = owner.removeprefix(module).strip(".").replace(".", "::")
-        parts = {part.tag for part in case}
-        outcome = "failed" if parts & {"failure", "error"} else "skipped" if "skipped" in parts else "passed"
-        found["::".join(filter(None, (file, inner, name)))] = outcome
-    return found
+        try:
+            cases = parse(Format.JUNIT, done.stdout.text.encode(), files=self.repositories.list_files(git_dir, tree))
+        except ReportError:
+            return {}
+        return {test: "failed" if case is Case.ERROR else case.value for test, case in cases.items()}
