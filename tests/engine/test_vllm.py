@@ -13,7 +13,7 @@ import pytest
 
 from tests.engine_contract import EngineContract, fresh, in_flight, soon, until
 from worker.adapters.engine.port import Request
-from worker.adapters.engine.vllm_host import VllmEngine
+from worker.adapters.engine.vllm_host import VllmEngine, naming_seconds
 from worker.errors import ModelRejected, ModelUnavailable
 
 TOOL_CALLS, ARGS = 9, 32
@@ -54,6 +54,11 @@ class TestVllm(EngineContract):
     def test_the_same_prompt_gets_the_same_answer_from_greedy_sampling(self, engine: VllmEngine) -> None:
         request = Request(ids=fresh(50), max_tokens=20, temperature=0.0, exactly=True)
         assert len({engine.generate(request, deadline=soon()).ids.tobytes() for _ in range(3)}) == 1
+
+
+def test_naming_a_prompts_blocks_is_measured() -> None:
+    """The benchmark of a step shows it beside our own part."""
+    assert 0 < naming_seconds(range(1000), block_size=16) < naming_seconds(range(100_000), block_size=16)
 
 
 def test_an_engine_whose_process_died_fails_every_call(own_engine: Start) -> None:

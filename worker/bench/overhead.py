@@ -15,7 +15,7 @@ from worker.bench.records import Figure, figure, percentile
 COMMAND = "make bench-agent"
 GOAL = 5.0  # ms
 TRAJECTORIES, CONTEXT, SHORT = 64, 100_000, 10_000
-STEPS, LOOP_STEPS = 16, 120
+STEPS, LOOP_STEPS = 16, 80  # the window holds them all
 ANSWER_SECONDS, TOOL_SECONDS, PACED_SECONDS = 2.0, 1.5, 60.0
 BLOCKS = (16, 128)
 _ABOUT = """\
@@ -71,6 +71,8 @@ def measure(counter: TokenCounter) -> list[Figure]:
                 found.append(figure(f"{name}, paced: steps", rate, "/s", goal=None, command=COMMAND))
                 found += _phase(f"{name}, paced", slow)
                 found += _spread(f"{name}, paced: wall", [step.wall for step in slow.steps], goal=True)
+                ready = sum(step.ready for step in slow.steps) / len(slow.steps)
+                found.append(_ms(f"{name}, paced: of that, its own thread waited for a core", ready))
     for context in (SHORT, CONTEXT):
         turns = overhead_loop.turns(counter, context=context, steps=LOOP_STEPS)
         found += _spread(f"loop at {context:,} tokens: wall", [turn.loop for turn in turns], goal=context == CONTEXT)

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from threading import Event
 
 from agent.tokens import TokenCounter
@@ -33,11 +34,12 @@ _TEXTS = 64  # different answers and observations
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """Seconds. `encode` and `call` are CPU time of the calling thread; `wall` is what passed in both without the
-    engine's answer and the wait for a turn."""
+    engine's answer and the wait for a turn, and `ready` the part of it in which the thread waited for a core."""
 
     encode: float
     call: float
     wall: float
+    ready: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +78,14 @@ def desk(counter: TokenCounter, *, kv_tokens: int, admission: KvAdmission | None
         host.shutdown()
 
 
+def _ready() -> float:
+    """Seconds that this thread could have run and had no core, as Linux counts them; 0 where it does not."""
+    try:
+        return int(Path("/proc/thread-self/schedstat").read_text(encoding="ascii").split()[1]) / 1e9
+    except OSError:
+        return 0.0
+
+
 class Trajectory:
     """One conversation, with a history as a takeover makes it of recorded steps. Used by one thread at a time."""
 
@@ -99,7 +109,7 @@ class Trajectory:
     def step(self) -> tuple[Step, int]:
         """One step, and the tokens of its prompt."""
         text = self._random.choice(self._desk.observed)
-        wall, cpu = time.monotonic(), time.thread_time()
+        ready, wall, cpu = _ready(), time.monotonic(), time.thread_time()
         self._observe(text)
         encoded = time.thread_time()
         self._complete()
@@ -107,7 +117,7 @@ class Trajectory:
         last = self.talk.last
         assert last is not None, "it was answered"
         ours = passed - self.talk.waited - last.first - last.decode
-        return Step(encode=encoded - cpu, call=called - encoded, wall=ours), last.prompt
+        return Step(encode=encoded - cpu, call=called - encoded, wall=ours, ready=_ready() - ready), last.prompt
 
     def tool(self, mean: float) -> float:
         """Seconds that its tool runs."""
