@@ -30,9 +30,9 @@ The loop is that of `agent/loop.py` between an answer and the next call, without
 its tool's result is made into text, recorded and encoded. Writing to the store, three transactions a step, is not in it
 and was not measured here."""
 _WALL = """\
-Why the wall time misses: two cores are shared with other work here. Five runs of 27 November, paced: 4.99 ms at a load of
-2.3, then 5.35, 5.26, 5.56 and 6.09 at loads from 3 to 5, the median 3.7 to 5.3. CPU time does not depend on it, and meets
-the goal in all of them."""
+Why the wall time misses: two cores are shared with other work here. Five runs of 27 November, paced: 4.99 ms at a load
+of 2.3, then 5.35, 5.26, 5.56 and 6.09 at loads from 3 to 5, the median 3.7 to 5.3. CPU time varied less (4.2 to 4.7)
+and met the goal in all of them."""
 _VLLM = """\
 vLLM names all blocks of a prompt with each call, however much of it was there before, in the engine's own process; that
 is its cost, not ours, and larger blocks make it smaller. These lines are there where vLLM is installed
