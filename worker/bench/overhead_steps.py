@@ -34,7 +34,8 @@ _TEXTS = 64  # different answers and observations
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """Seconds. `encode` and `call` are CPU time of the calling thread; `wall` is what passed in both without the
-    engine's answer and the wait for a turn, and `ready` the part of it in which the thread waited for a core."""
+    engine's answer and the wait for a turn, and `ready` how long the thread waited for a core from the step's begin to
+    its end."""
 
     encode: float
     call: float
