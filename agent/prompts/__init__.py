@@ -31,8 +31,9 @@ def task(task: Task, limits: Limits, share: float = 1.0, *, files: bool = True) 
     `share` of that; `files`: with the map of the repository."""
     part = int(limits.context_tokens * share)
     body = bounded(visible(task.body), min(_BODY_BYTES, part)) or "(the issue has no text beyond its title)"
-    # The issue comes last: runs of one commit then share all before it, and an engine computes that once for them.
-    shown = [_fill("repository", repository=visible(task.repository), base_commit=task.base_commit)]
+    # The issue and the commit come last: runs of one repository then share what is the same before them, and an engine
+    # computes that once.
+    shown = [_fill("repository", repository=visible(task.repository))]
     if task.instructions and task.instructions.strip():
         instructions = bounded(visible(task.instructions), min(_INSTRUCTIONS_BYTES, part))
         shown.append(
@@ -43,7 +44,7 @@ def task(task: Task, limits: Limits, share: float = 1.0, *, files: bool = True) 
     if task.files and files:
         shown.append(_fill("files", files=file_map(task.files, _entries(limits, share))))
     title = " ".join(visible(task.title).split())[:_TITLE_CHARACTERS]
-    shown.append(_fill("issue", title=title, tag=tag_for("issue_text", body), body=body))
+    shown.append(_fill("issue", base_commit=task.base_commit, title=title, tag=tag_for("issue_text", body), body=body))
     if links := "\n".join(listed(body)):
         shown.append(_fill("links", tag=tag_for("links", links), links=links))
     return "\n\n".join(shown)

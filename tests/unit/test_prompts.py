@@ -26,7 +26,8 @@ def test_the_task_holds_every_part_that_is_known():
     text = prompts.task(
         task(test_command="pytest -q", instructions="Use tabs.", files=("a.py", "src/b.py"), title="Wrong\nsum"), LIMITS
     )
-    assert "repository acme/shop, checked out at its base commit cccc" in text
+    assert "the repository acme/shop." in text
+    assert "its base commit cccc" in text
     assert "Title: Wrong sum\n" in text
     assert "<issue_text_1>\nB\n</issue_text_1>" in text
     assert "    pytest -q\n" in text
@@ -34,9 +35,12 @@ def test_the_task_holds_every_part_that_is_known():
     assert "a.py\nsrc/\n  b.py" in text
 
 
-def test_runs_of_one_commit_share_all_that_comes_before_the_issue():
+def test_runs_share_what_their_repositories_have_in_common_before_the_issue():
     known = {"test_command": "pytest -q", "instructions": "Use tabs.", "files": ("a.py", "src/b.py")}
-    one, other = (prompts.task(task(title=title, body=title, **known), LIMITS) for title in ("One", "Other"))
+    one, other = (
+        prompts.task(task(title=title, body=title, base_commit=commit * 40, **known), LIMITS)
+        for title, commit in (("One", "a"), ("Other", "b"))
+    )
     before, _, _ = one.partition("Resolve this issue.")
     assert other.startswith(before)
     assert "Use tabs." in before
