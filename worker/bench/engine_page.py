@@ -15,30 +15,42 @@ vLLM 0.25.1, the full shapes of Devstral Small 2 (one H100 80 GB) and Devstral 2
 and random weights, FP8 KV cache: speeds are right, text is noise, and nothing here says anything about quality. Goals
 that compare points are judged within one call, on one engine; a call's plain points are not a whole sweep."""
 _WINDOWS = """\
-Windows: 30 to 100 s in calls 1 to 6; in call 7 120 s for admitted points and 60 s for plain ones. A window counts
-steps: 471 in the plain W1 point of call 7, 119 in its W2 point, so rates are good to about 5 % and 9 %."""
+Windows: 30 to 100 s in calls 1 to 6, 40 to 120 s since. A window counts steps: 467 in the plain W1 point of call 10, 121
+in the admitted W2 point of call 9, so rates are good to about 5 % and 9 %. Answers differ in length by chance, too: where
+two W2 points are close, tokens a second say more than steps."""
 _W2 = """\
-Why W2 decodes at 55 % of its roofline: of 39 ms a token, attention takes 22 to 24 by itself (FlashAttention 3 alone, 12
-sequences of 48,000 tokens, 40 layers: `engine/2026-11-26-attention.json`). With an FP8 cache it reads 2.1 TB/s, with a
-bf16 cache 3.0 of the 3.35 that the roofline allows. It did as badly with 24 sequences of 24,000, and read 2.6 TB/s with
-16 of 36,000 or 48 of 12,000: as if each sequence and KV head were one block of work, whole waves of which have to fill
-132 multiprocessors. The number of splits changed nothing."""
+W2 misses 1.3 times the best plain point, and did not beat it at all. Calls 9 and 11 are the first with a whole choice of
+plain points and a host tier: 12 trajectories hold 12 x 42,500 + 6,000 = 516,000 of 629,440 tokens, so nothing is lost
+without admission. Call 9: 309 tokens/s admitted (12.1 decode at once, 39.2 ms a token) and 304 plain at 12 (9.9, 32.6 ms);
+the rates, 45.4 and 48.7, differ by the lengths of their answers (306 and 281 tokens). Call 11: plain at 16 made 380
+tokens/s (13.0 at once, 34.1 ms), admitted 349 (11.7, 33.6 ms): the gate for calls leaves a tenth of the GPU's memory
+unused and a call waits 4.5 s for its turn, while the host's tier makes 16 harmless (0.4 % computed again). Admission guards
+against too many (plain 24: 2.5 % computed again, 6.2 s in the engine's queue; without a host tier plain 16 computed 85 %
+again, call 5), and that is all it can do here. A token's time grows with the sequences that decode (27.1 ms at 9.9, 34.1
+at 13.0), so 1.3 times plain's best, 79 an hour, is nearly the roofline at full memory, 87.
+
+Why W2 decodes at 55 % of its roofline: of 39 ms a token, attention takes 24 by itself (FlashAttention 3 alone, 12 sequences
+of 48,000 tokens in the mean, mixed lengths, 40 layers: `engine/2026-11-27-splits.json`). It gives each multiprocessor
+about one piece of a context, so some do two while others do none. When its scheduler was told of 660 multiprocessors more
+than there are (`sm_margin` -660, decode steps only), pieces were finer: 17.6 ms, results equal to 0.002. Call 11 ran with
+that change in vLLM's own file: W2 admitted 51.4 instead of 45.4, plain at 12 57.4 instead of 48.7. The service does not
+make that change yet. With 64 sequences of 9,500 (W1) it is 19.2 instead of 21.1 ms."""
 _W1 = """\
-W1 with 512 in flight was slower in call 7 than in call 6: residents swung between 104 (the median) and 187. The likely
-cause: admission's mean looked back at 64 calls only, so that a wave of young trajectories let in a larger one. It looks
-back at 1,024 since; that was not yet measured on a GPU. KV blocks of 128 tokens (call 7) instead of 16 made no
-difference beyond the noise."""
+W1 with 512 in flight is 1.01 times plain at 96 (call 10), not 1.05: 1,575 tokens/s against 1,530. Both fill the GPU's
+memory (89 and 83 %), and a host tier makes 96 harmless (0.2 % computed again); without one it was 1,320 (call 1), and
+plain at 128 drops to 2,214 (call 3). The means look back at 1,024 calls since call 7, and residents no longer swing. 2,500,
+the aim, is passed. At 512 there is 1.00 of its own best among call 10's admitted points; at 48 nothing is computed again."""
 _LARGE = """\
 Devstral 2's shape beside the table published for it with SGLang on 8 AMD GPUs (tensor parallel 8; 44.75, 783 and 2,177
 output tokens/s at 1, 16 and 100 at once): other hardware and other software, so it shows no more than the scale. A GPU
 made 25, 241 and 879 tokens/s here, 6, 98 and 272 there. There were 3, 32 and 150 requests here."""
 _MISSING = """\
-Not measured yet: W2 admitted beside a whole plain sweep on one engine, lockstep and one at a time, bf16 KV cache, W1
-and W2 with the 123B shape and its `bench serve` beside bare vLLM. Our overhead was 2.6 to 5.1 ms a step on average in
-call 7, with mean contexts of 9,500 and 48,500; since then part of what it was made of is gone, and it was measured
-[with 64 trajectories of 100,000 tokens](agent.md)."""
+Call 9's machine was lost after two points, so its plain sweep ends at 12. Not measured: W2 plain at 8, 16 and 24 without
+finer splits, bf16 KV cache, W1 and W2 with the 123B shape and its `bench serve` beside bare vLLM. Our overhead was 2.7 to
+5.8 ms a step on average in calls 9 to 11; [with 64 trajectories of 100,000 tokens](agent.md) it was measured apart."""
 REMARKS = (_ABOUT, _WINDOWS, _W2, _W1, _LARGE, _MISSING)
 
+_CHANGED = {"call-11": ", finer splits"}  # what was not the service as it is
 _TIMES_PLAIN = {"W1": 1.05, "W2": 1.3}
 
 
@@ -46,7 +58,7 @@ def points() -> list[tuple[str, dict[str, Any]]]:
     """(call, record) of all raw records, oldest first."""
     found = []
     for path in sorted(RAW.glob("*.jsonl")):
-        found += [(path.stem[-6:], json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        found += [(path.stem[11:], json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     return found
 
 
@@ -85,7 +97,8 @@ def _figure(
 def _point(call: str, record: dict[str, Any]) -> str:
     tier = record["config"].get("kv_offloading_gib")
     name = f"{record['workload']['name']} {record['mode']}, {record['in_flight']} in flight"
-    return f"{name}{f', host tier {tier} GiB' if tier else ''} ({call})"
+    how = _CHANGED.get(call, "")
+    return f"{name}{f', host tier {tier} GiB' if tier else ''}{how} ({call})"
 
 
 def _agents(call: str, record: dict[str, Any]) -> Iterable[Figure]:
