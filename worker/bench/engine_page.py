@@ -11,43 +11,48 @@ from worker.bench.records import Figure
 
 RAW = records.DIRECTORY / "engine"
 _ABOUT = """\
-vLLM 0.25.1, the full shapes of Devstral Small 2 (one H100 80 GB) and Devstral 2 (two H200, tensor parallel 2) with FP8
-and random weights, FP8 KV cache: speeds are right, text is noise, and nothing here says anything about quality. Goals
-that compare points are judged within one call, on one engine; a call's plain points are not a whole sweep."""
+vLLM 0.25.1, the full shapes of Devstral Small 2 (one H100 80 GB) and Devstral 2 (two H200, tensor parallel 2) with
+FP8 and random weights, FP8 KV cache: speeds are right, text is noise, and nothing here says anything about quality.
+Goals that compare points are judged within one call, on one engine; a call's plain points are not a whole sweep."""
 _WINDOWS = """\
-Windows: 30 to 100 s in calls 1 to 6, 40 to 120 s since. A window counts steps: 467 in the plain W1 point of call 10, 121
-in the admitted W2 point of call 9, so rates are good to about 5 % and 9 %. Answers differ in length by chance, too: where
-two W2 points are close, tokens a second say more than steps."""
+Windows: 30 to 100 s in calls 1 to 6, 40 to 120 s since. A window counts steps: 467 in the plain W1 point of call
+10, 121 in the admitted W2 point of call 9, so rates are good to about 5 % and 9 %. Answers differ in length by
+chance, too: where two W2 points are close, tokens a second say more than steps."""
 _W2 = """\
-W2 misses 1.3 times the best plain point, and did not beat it at all. Calls 9 and 11 are the first with a whole choice of
-plain points and a host tier: 12 trajectories hold 12 x 42,500 + 6,000 = 516,000 of 629,440 tokens, so nothing is lost
-without admission. Call 9: 309 tokens/s admitted (12.1 decode at once, 39.2 ms a token) and 304 plain at 12 (9.9, 32.6 ms);
-the rates, 45.4 and 48.7, differ by the lengths of their answers (306 and 281 tokens). Call 11: plain at 16 made 380
-tokens/s (13.0 at once, 34.1 ms), admitted 349 (11.7, 33.6 ms): the gate for calls leaves a tenth of the GPU's memory
-unused and a call waits 4.5 s for its turn, while the host's tier makes 16 harmless (0.4 % computed again). Admission guards
-against too many (plain 24: 2.5 % computed again, 6.2 s in the engine's queue; without a host tier plain 16 computed 85 %
-again, call 5), and that is all it can do here. A token's time grows with the sequences that decode (27.1 ms at 9.9, 34.1
-at 13.0), so 1.3 times plain's best, 79 an hour, is nearly the roofline at full memory, 87.
+W2 misses 1.3 times the best plain point, and did not beat it at all. Calls 9 and 11 are the first with a whole
+choice of plain points and a host tier: 12 trajectories hold 12 x 42,500 + 6,000 = 516,000 of 629,440 tokens, so
+nothing is lost without admission. Call 9: 309 tokens/s admitted (12.1 decode at once, 39.2 ms a token) and 304
+plain at 12 (9.9, 32.6 ms); the rates, 45.4 and 48.7, differ by the lengths of their answers (306 and 281 tokens).
+Call 11: plain at 16 made 380 tokens/s (13.0 decode at once, 34.1 ms), admitted 349 (11.7, 33.6 ms), with 92 and 90
+% of the GPU's memory in use and contexts of 49,900 and 52,400 tokens: a call waits 4.5 s for its turn, and why
+fewer decode at once is not explained. The host's tier makes 16 harmless (0.4 % computed again). Admission guards
+against too many (plain 24: 2.5 % computed again, 6.2 s in the engine's queue; without a host tier plain 16 computed
+85 % again, call 5); where all fit it costs. A token's time grows with the sequences that decode (27.1 ms at 9.9,
+34.1 at 13.0), so 1.3 times plain's best, 79 an hour, is nearly the roofline at full memory, 87.
 
-Why W2 decodes at 55 % of its roofline: of 39 ms a token, attention takes 24 by itself (FlashAttention 3 alone, 12 sequences
-of 48,000 tokens in the mean, mixed lengths, 40 layers: `engine/2026-11-27-splits.json`). It gives each multiprocessor
-about one piece of a context, so some do two while others do none. When its scheduler was told of 660 multiprocessors more
-than there are (`sm_margin` -660, decode steps only), pieces were finer: 17.6 ms, results equal to 0.002. Call 11 ran with
-that change in vLLM's own file: W2 admitted 51.4 instead of 45.4, plain at 12 57.4 instead of 48.7. The service does not
-make that change yet. With 64 sequences of 9,500 (W1) it is 19.2 instead of 21.1 ms."""
+Why W2 decodes at 55 % of its roofline: of 39 ms a token, attention takes 24 by itself (FlashAttention 3 alone, 12
+sequences of 48,000 tokens in the mean, mixed lengths, 40 layers: `engine/2026-11-27-splits.json`). It gives each
+multiprocessor about one piece of a context, so some do two while others do none. When its scheduler was told of 660
+multiprocessors more than there are (`sm_margin` -660, decode steps only), pieces were finer: 17.6 ms, results equal
+to 0.002. Call 11 ran with that change in vLLM's own file: W2 admitted 51.4 instead of 45.4, plain at 12 57.4
+instead of 48.7. The service does not make that change yet. With 64 sequences of 9,500 (W1) it is 19.2 instead of
+21.1 ms."""
 _W1 = """\
-W1 with 512 in flight is 1.01 times plain at 96 (call 10), not 1.05: 1,575 tokens/s against 1,530. Both fill the GPU's
-memory (89 and 83 %), and a host tier makes 96 harmless (0.2 % computed again); without one it was 1,320 (call 1), and
-plain at 128 drops to 2,214 (call 3). The means look back at 1,024 calls since call 7, and residents no longer swing. 2,500,
-the aim, is passed. At 512 there is 1.00 of its own best among call 10's admitted points; at 48 nothing is computed again."""
+W1 with 512 in flight is 1.01 times plain at 96 (call 10), not 1.05: 1,575 tokens/s against 1,530. Both fill the
+GPU's memory (89 and 83 %), and a host tier makes 96 harmless (0.2 % computed again); without one it was 1,320 (call
+1), and plain at 128 drops to 2,214 (call 3). The means look back at 1,024 calls since call 7, and residents no
+longer swing. 2,500, the aim, is passed. At 512 there is 1.00 of its own best among call 10's admitted points.
+Admitted at 48 has half as many in flight as plain at 96, so 0.78 times compares loads, not ways: nothing is held
+back there, and nothing computed again."""
 _LARGE = """\
-Devstral 2's shape beside the table published for it with SGLang on 8 AMD GPUs (tensor parallel 8; 44.75, 783 and 2,177
-output tokens/s at 1, 16 and 100 at once): other hardware and other software, so it shows no more than the scale. A GPU
-made 25, 241 and 879 tokens/s here, 6, 98 and 272 there. There were 3, 32 and 150 requests here."""
+Devstral 2's shape beside the table published for it with SGLang on 8 AMD GPUs (tensor parallel 8; 44.75, 783 and
+2,177 output tokens/s at 1, 16 and 100 at once): other hardware and other software, so it shows no more than the
+scale. A GPU made 25, 241 and 879 tokens/s here, 6, 98 and 272 there. There were 3, 32 and 150 requests here."""
 _MISSING = """\
-Call 9's machine was lost after two points, so its plain sweep ends at 12. Not measured: W2 plain at 8, 16 and 24 without
-finer splits, bf16 KV cache, W1 and W2 with the 123B shape and its `bench serve` beside bare vLLM. Our overhead was 2.7 to
-5.8 ms a step on average in calls 9 to 11; [with 64 trajectories of 100,000 tokens](agent.md) it was measured apart."""
+Call 9's machine was lost after two points, so its plain sweep ends at 12. Not measured: W2 plain at 8, 16 and 24
+without finer splits, bf16 KV cache, W1 and W2 with the 123B shape and its `bench serve` beside bare vLLM. Our
+overhead was 2.7 to 5.8 ms a step on average in calls 9 to 11; [with 64 trajectories of 100,000 tokens](agent.md) it
+was measured apart."""
 REMARKS = (_ABOUT, _WINDOWS, _W2, _W1, _LARGE, _MISSING)
 
 _CHANGED = {"call-11": ", finer splits"}  # what was not the service as it is
