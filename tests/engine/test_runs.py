@@ -29,7 +29,7 @@ from worker.store.models import Run, RunState, Spend
 from worker.store.session import Store
 from worker.store.steps import Step
 
-TEST = "grep -q made new.txt"
+TEST = "ls new*"
 
 
 @pytest.fixture
