@@ -13,7 +13,7 @@ from agent.errors import AgentEnd, Cancelled, FormatErrors, NotSaved, Stuck, Sub
 from agent.memory import Memory
 from agent.meter import Meter
 from agent.prompts import later
-from agent.protocols import Changes, Journal, Model, Session
+from agent.protocols import Changes, Journal, Model, Session, is_approximate
 from agent.resume import Progress, replay
 from agent.talk import Talk
 from agent.tools import default_tools
@@ -55,7 +55,7 @@ class Agent:
         self.sampling = sampling
         self._cancel = cancel
         self.meter = Meter(limits, price, progress.used)
-        self._window = Window.of(limits, sampling.max_tokens, approximate=model.tokenizer.endswith("(approximate)"))
+        self._window = Window.of(limits, sampling.max_tokens, approximate=is_approximate(model.tokenizer))
         self._changes = changes
         self._review = review
         self._progress = progress
@@ -63,7 +63,7 @@ class Agent:
         self._tools = default_tools(limits)
         self.specs = tuple(map(spec, self._tools))
         self.system = prompts.system()
-        self.prompt = prompts.task(task, limits)
+        self.prompt = ""  # the first user message, once `run` has begun
         self._memory = Memory()
         self._anew = Anew(
             task=task,
@@ -76,7 +76,8 @@ class Agent:
         self.result: AgentResult | None = None
 
     def _opening(self, share: float) -> str:
-        return prompts.task(self.task, self.meter.limits, share)
+        self.prompt = prompts.task(self.task, self.meter.limits, share)
+        return self.prompt
 
     def run(self, begun: Callable[[], None] = lambda: None) -> AgentResult:
         """`begun` is called when the opening is known, before the first call."""
@@ -84,7 +85,7 @@ class Agent:
         try:
             with closing(Talk(self.model, self.system, self.specs)) as talk:
                 try:
-                    self.prompt = talk.begin(self._opening, self._window.opening)
+                    talk.begin(self._opening, self._window.opening)
                 finally:
                     begun()
                 self._workspace.open(self._progress.tree)

@@ -56,6 +56,11 @@ class CallsForced(Protocol):
         one, with arguments of that tool's schema."""
 
 
+def is_approximate(tokenizer: str) -> bool:
+    """Whether a `Model.tokenizer` says that it is not the model's own vocabulary."""
+    return tokenizer.endswith("(approximate)")
+
+
 class Model(Protocol):
     @property
     def label(self) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from pydantic import Field
 
+from agent.tools.aliases import EDITS
 from agent.types import ExitStatus, Frozen, Step
 
-# Names of calls that fail where their text is not in the file.
-EDITS = ("search_replace", "edit", "edit_file", "str_replace", "replace", "str_replace_editor")
+
+def missed(failed: Mapping[str, int], malformed: Mapping[str, int]) -> int:
+    """Edits whose text was not in the file, of counts by tool."""
+    return sum(failed.get(tool, 0) - malformed.get(tool, 0) for tool in EDITS)
 
 
 class Telemetry(Frozen):
@@ -29,7 +32,7 @@ class Telemetry(Frozen):
 
     @property
     def missed_edits(self) -> int:
-        return sum(self.failed.get(tool, 0) - self.malformed.get(tool, 0) for tool in EDITS)
+        return missed(self.failed, self.malformed)
 
 
 def telemetry(steps: Iterable[Step], exit_status: ExitStatus | None = None) -> Telemetry:

@@ -18,6 +18,9 @@ Arguments = Mapping[str, Any]
 _Meaning = tuple[str, dict[str, Any]]
 _HIDDEN: dict[str, Tool] = {"edit": Edit(), "insert": Insert()}
 
+_EDIT_NAMES = ("edit", "edit_file", "str_replace", "replace")
+EDITS = ("search_replace", *_EDIT_NAMES)  #: calls that fail where their text is not in the file
+
 # Another name of a parameter, where the tool's own one is not given.
 _PARAMETERS = {
     "read_file": {"file_path": "path", "filename": "path", "file": "path"},
@@ -89,10 +92,6 @@ def _view(arguments: dict[str, Any]) -> _Meaning:
     return "read_file", {**rest, "offset": first - 1, **({} if last == -1 else {"limit": last - first + 1})}
 
 
-def _create(arguments: dict[str, Any]) -> _Meaning:
-    return "write_file", arguments
-
-
 def _undo(_: dict[str, Any]) -> _Meaning:
     raise ToolFailure(
         "edits are not undone here; put the former text back with search_replace, or with bash: git checkout -- FILE"
@@ -105,7 +104,7 @@ def _finished(_: dict[str, Any]) -> _Meaning:
 
 _EDITOR: dict[str, Callable[[dict[str, Any]], _Meaning]] = {
     "view": _view,
-    "create": _create,
+    "create": _same("write_file"),
     "str_replace": _same("edit"),
     "insert": _same("insert"),
     "undo_edit": _undo,
@@ -131,12 +130,12 @@ _OF_COMMAND = {
 }
 _CALLS: dict[str, Callable[[dict[str, Any]], _Meaning]] = {
     **dict.fromkeys(("str_replace_editor", "str_replace_based_edit_tool", "file_editor", "editor"), _editor),
-    **dict.fromkeys(("edit", "edit_file", "str_replace", "replace", "multi_edit"), _same("edit")),
+    **dict.fromkeys(_EDIT_NAMES, _same("edit")),
     **dict.fromkeys(("insert", "insert_line"), _same("insert")),
     **dict.fromkeys(("read", "cat", "open", "open_file"), _read),
     "view": _view,
     "view_file": _view,
-    **dict.fromkeys(("write", "create", "create_file"), _create),
+    **dict.fromkeys(("write", "create", "create_file"), _same("write_file")),
     **dict.fromkeys(("shell", "run", "execute_bash", "terminal", "run_command", "exec"), _same("bash")),
     **dict.fromkeys(("search", "rg", "ripgrep", "search_files"), _same("grep")),
     **dict.fromkeys(("todowrite", "todo_write"), lambda arguments: ("todo", {"action": "write", **arguments})),

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
-from agent.errors import ToolFailure
+from agent.errors import CommandTimedOut, ToolFailure
 from agent.protocols import ExecResult, ExecStatus, Session
 from agent.tools.base import Parameters, fields
 from agent.tools.text import inside, shown
@@ -104,7 +104,7 @@ def _short(text: str) -> str:
 def _explain(result: ExecResult, params: GrepParameters) -> None:
     """Raises unless finding nothing is the plain answer (grep's exit 1)."""
     if result.status is ExecStatus.TIMEOUT:
-        raise ToolFailure(f"the search took longer than {result.seconds:.0f} s; search a smaller path")
+        raise CommandTimedOut(f"the search took longer than {result.seconds:.0f} s; search a smaller path")
     if result.status is not ExecStatus.EXIT:
         raise ToolFailure(f"the search was stopped ({result.status}); search a smaller path")
     if result.returncode == 1:

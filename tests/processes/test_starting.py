@@ -11,21 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.worker_processes import Service, wait_until
+from tests.worker_processes import wait_until
 from worker.runs import workforce
-from worker.store.session import Store
 
 PROMPT_SECONDS = 5.0
-
-
-@pytest.fixture
-def service(database_url, redis_url, tmp_path):
-    tmp_path.chmod(0o711)
-    store = Store(database_url)
-    service = Service(store, database_url, redis_url, tmp_path, {"MODEL": "vllm:/models/none"})
-    yield service
-    service.close()
-    store.close()
+SETTINGS = {"MODEL": "vllm:/models/none"}
 
 
 @pytest.fixture

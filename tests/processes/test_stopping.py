@@ -10,10 +10,9 @@ import time
 import pytest
 
 from tests.fake_openai_server import FakeOpenAIServer, Reply
-from tests.worker_processes import Service, processes, wait_until
+from tests.worker_processes import processes, wait_until
 from worker import wakes
 from worker.store.models import RunState
-from worker.store.session import Store
 
 DONE = Reply(content="done")
 PROMPT_SECONDS = 5.0  # mostly over before `cancel` has returned; what else would end a step is minutes away
@@ -27,16 +26,6 @@ def endless(word: str) -> Reply:
 def word():
     """Seconds to sleep that no other test sleeps: how a command is found among the machine's processes."""
     return f"{900 + os.getpid() % 97}.{time.monotonic_ns() % 10**9:09d}"
-
-
-@pytest.fixture
-def service(database_url, redis_url, tmp_path):
-    tmp_path.chmod(0o711)
-    store = Store(database_url)
-    service = Service(store, database_url, redis_url, tmp_path)
-    yield service
-    service.close()
-    store.close()
 
 
 def model(service, server, **settings):

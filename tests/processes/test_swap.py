@@ -10,23 +10,13 @@ import pytest
 from sqlalchemy import select
 
 from tests.fake_openai_server import FakeOpenAIServer, Reply
-from tests.worker_processes import PROFILE, Service, wait_until
+from tests.worker_processes import PROFILE, wait_until
 from worker.store.models import RunState, Spend
-from worker.store.session import Store
 from worker.store.steps import Step
 
 LOOK = Reply(calls=((None, "bash", json.dumps({"command": "cat README.md"})),))
 DONE = Reply(content="done")  # said twice, of a workspace without a change
-
-
-@pytest.fixture
-def service(database_url, redis_url, tmp_path):
-    tmp_path.chmod(0o711)
-    store = Store(database_url)
-    service = Service(store, database_url, redis_url, tmp_path, {"GPU_SLOTS": "1"})
-    yield service
-    service.close()
-    store.close()
+SETTINGS = {"GPU_SLOTS": "1"}
 
 
 def serve(service, server, *, model: str, price: str = "1") -> None:

@@ -46,7 +46,7 @@ def test_a_turn_of_the_loop_is_measured_without_its_commands(
     printed = overhead_loop.Still.printed
 
     def slowly(self: overhead_loop.Still) -> str:
-        time.sleep(2 * GENEROUS)
+        time.sleep(2 * GENEROUS)  # the command itself: what must not be counted
         return printed(self)
 
     monkeypatch.setattr(overhead_loop.Still, "printed", slowly)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent.reports import Case, Format, ReportError, Unusable, command_for, parse, taken_apart
+from worker.demo.node import node_command, npm_command
 
 P, F, E, S = Case.PASSED, Case.FAILED, Case.ERROR, Case.SKIPPED
 
@@ -288,7 +289,18 @@ def test_a_unittest_line_without_an_end_is_no_pass():
         parse(Format.UNITTEST, b"forged (m.T.forged) ... ok\n" + text)
 
 
-@pytest.mark.skipif(shutil.which("node") is None, reason="there is no node on this machine")
+@pytest.fixture
+def node(tmp_path_factory, monkeypatch):
+    """node and npm on PATH, as `make setup` has found or fetched them."""
+    folder = tmp_path_factory.mktemp("bin")
+    for name, command in (("node", node_command()), ("npm", npm_command())):
+        program = folder / name
+        program.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n')
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}:{os.environ['PATH']}")
+
+
+@pytest.mark.usefixtures("node")
 def test_a_node_command(tmp_path):
     body = "const t = require('node:test'); t('adds', () => {}); t('breaks', () => { throw new Error('x'); });\n"
     code, report, _ = executed(tmp_path, {"a.test.js": body}, "node --test")
@@ -343,7 +355,7 @@ def test_what_npm_runs_is_told_to_report(command: str, script: str, executed: st
     assert command_for(command).command == command
 
 
-@pytest.mark.skipif(shutil.which("npm") is None, reason="there is no npm on this machine")
+@pytest.mark.usefixtures("node")
 def test_a_node_runner_behind_npm(tmp_path):
     (tmp_path / "package.json").write_text('{"scripts": {"test": "node --test"}}')
     (tmp_path / "a.test.js").write_text("const t = require('node:test'); t('adds', () => {});\n")

@@ -176,7 +176,7 @@ class Unasked:
     """Changes that nobody asks for: there is no review, and the window is never used up."""
 
     def patch(self, tree: str) -> Patch:
-        raise NotImplementedError(tree)
+        raise AssertionError(f"the bench asks for no change, and was asked for {tree}")
 
     def objections(self, patch: Patch) -> Sequence[str]:  # noqa: ARG002
         return ()

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 
 from agent.errors import Cancelled, LimitsExceeded
+from agent.protocols import is_approximate
 from agent.types import Limits, Price, Step, Usage
 from worker.errors import LeaseLost, Paused, ShuttingDown, Transient
 from worker.holding import Holding
@@ -66,7 +67,7 @@ class LeasedJournal:
     @contextmanager
     def reserve(self, call: int, prompt_tokens: int, max_tokens: int) -> Iterator[None]:
         """Raises LimitsExceeded, or NoRoom where the run has done nothing yet."""
-        if "approximate" in self.tokenizer:
+        if is_approximate(self.tokenizer):
             prompt_tokens = int(prompt_tokens * APPROXIMATE)
         worst = Amount(ledger.usd_at_most(self.price.worst(prompt_tokens, max_tokens)), prompt_tokens + max_tokens)
         self._set_aside(call, worst)

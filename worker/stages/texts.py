@@ -11,6 +11,7 @@ from agent import noticed
 from agent.evidence import Verdict
 from agent.hygiene import is_test_path
 from agent.outcome import Evidence, Outcome, Patch
+from agent.protocols import is_approximate
 from agent.types import Usage
 from worker import money
 from worker.runs.pausing import Pause
@@ -82,7 +83,7 @@ def accounting(
     `others`: models that made some of the calls before, and how many each."""
     word = "would cost" if "no language model ran" in model else "cost"
     before = "".join(f", of these {count} by {other}" for other, count in others.items())
-    counted = "; token counts approximate" if "approximate" in tokenizer else ""
+    counted = "; token counts approximate" if is_approximate(tokenizer) else ""
     return (
         f"<sub>Model: {model}. Calls: {calls}{before}. Tokens: {usage.prompt:,} in ({cached(usage)}), "
         f"{usage.completion:,} out{counted}; {word} {money.usd(*cost)}. Isolation: {isolation}.</sub>"

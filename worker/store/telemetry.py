@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import Date, Float, Integer, Select, cast, func, select, true
 from sqlalchemy.orm import Session
 
-from agent.telemetry import EDITS
+from agent.telemetry import missed
 from agent.types import ExitStatus
 from worker.store.models import Run
 from worker.store.steps import Step
@@ -54,7 +54,7 @@ def by_configuration(session: Session, *, since: dt.date | None, until: dt.date 
             if count := getattr(row, name):
                 one[name][row.tool] = count
     for one in found.values():
-        one["missed_edits"] = sum(one["failed"].get(tool, 0) - one["malformed"].get(tool, 0) for tool in EDITS)
+        one["missed_edits"] = missed(one["failed"], one["malformed"])
     return list(found.values())
 
 
