@@ -18,6 +18,7 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from api import views, webhooks
+from api.events import Names
 from worker import logs, queue, readiness, wakes
 from worker.errors import Transient
 from worker.observe import Tracing
@@ -142,6 +143,7 @@ def build(settings: Settings) -> FastAPI:
 def add_routes(app: FastAPI, store: Store, settings: Settings) -> None:
     secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
     token = settings.api_token.get_secret_value() if settings.api_token else None
+    names = Names(trigger_label=settings.trigger_label, mention=settings.mention)
 
     @app.exception_handler(Transient)
     def unavailable(_: Request, error: Exception) -> Response:
@@ -155,7 +157,7 @@ def add_routes(app: FastAPI, store: Store, settings: Settings) -> None:
         return await run_in_threadpool(accept, request.headers, body)
 
     def accept(headers: Mapping[str, str], body: bytes) -> Response:
-        parsed = webhooks.parse(headers, body, secret=secret.encode(), trigger_label=settings.trigger_label)
+        parsed = webhooks.parse(headers, body, secret=secret.encode(), names=names)
         if isinstance(parsed, webhooks.Rejected):
             raise HTTPException(parsed.status, parsed.message)
         created = app.state.receiver.receive(parsed)

@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from worker.runs import requests, workforce
 from worker.runs.priorities import Priority
-from worker.runs.requests import IssueRequest
+from worker.runs.asked import IssueRequest
 
 COMMIT = "1" * 40
 TREE = "2" * 40

@@ -75,6 +75,11 @@ class Settings(BaseSettings):
     )
     api_token: SecretStr | None = Field(default=None, description="unset or empty: the REST API is off")
     trigger_label: str = Field(default="devstral-fix", min_length=1)
+    mention: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9-]{1,39}$",
+        description="the name, without @, by which comments may address the service: an App's slug; unset: none",
+    )
 
     github_url: str = "https://api.github.com"
     git_base_url: str | None = Field(default=None, description="clone from here instead of the API's clone_url")

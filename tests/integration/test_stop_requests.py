@@ -15,7 +15,7 @@ from tests.worker_processes import wait_until
 from worker import wakes
 from worker.errors import ForgeUnavailable
 from worker.runs import requests, states
-from worker.runs.requests import IssueRequest, StopRequest, stored_request
+from worker.runs.asked import IssueRequest, StopRequest, stored_request
 from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, RunState
 

@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from api import webhooks
+from api.events import Names
+from api.payload import BODY_CHARS, TITLE_CHARS
 from api.webhooks import Received, Rejected, parse
 from tests.github_double import octokit_all, octokit_examples
-from worker.runs.requests import IssueRequest, StopRequest
+from worker.runs.asked import IssueRequest, RemovedRequest, StopRequest
 
 SECRET = b"It's a Secret to Everybody"
 LABEL = "devstral-fix"
+NAMES = Names(trigger_label=LABEL, mention="devstral-fixer")
 
 
 def signed(body: bytes, *, event: str = "issues", **changed: str | None) -> dict[str, str]:
@@ -33,7 +36,7 @@ def signed(body: bytes, *, event: str = "issues", **changed: str | None) -> dict
 
 def send(payload: Any, *, event: str = "issues", **changed: str | None) -> Received | Rejected:
     body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-    return parse(signed(body, event=event, **changed), body, secret=SECRET, trigger_label=LABEL)
+    return parse(signed(body, event=event, **changed), body, secret=SECRET, names=NAMES)
 
 
 def labeled(**changes: Any) -> dict[str, Any]:
@@ -72,9 +75,9 @@ def test_the_published_signature_vector() -> None:
     """The documentation's own example of secret, body and signature."""
     signature = "sha256=757107ea0eb2509fc211221cce984b8a37570b6d7586c22c46f4379c8b043e17"
     headers = signed(b"Hello, World!") | {"X-Hub-Signature-256": signature}
-    answer = parse(headers, b"Hello, World!", secret=SECRET, trigger_label=LABEL)
+    answer = parse(headers, b"Hello, World!", secret=SECRET, names=NAMES)
     assert refused(answer) == 400  # past the signature, and then no JSON
-    assert refused(parse(headers, b"Hello, World?", secret=SECRET, trigger_label=LABEL)) == 401
+    assert refused(parse(headers, b"Hello, World?", secret=SECRET, names=NAMES)) == 401
 
 
 def test_a_labelled_issue_asks_for_work() -> None:
@@ -109,7 +112,7 @@ def test_header_names_have_no_case(name: str) -> None:
     body = json.dumps(labeled()).encode()
     headers = signed(body)
     headers[name] = headers.pop("X-Hub-Signature-256")
-    accepted(parse(headers, body, secret=SECRET, trigger_label=LABEL))
+    accepted(parse(headers, body, secret=SECRET, names=NAMES))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,7 @@ def test_header_names_have_no_case(name: str) -> None:
 def test_a_bad_signature_is_refused_before_anything_is_read(signature: str | None) -> None:
     body = b"\xff not json"
     headers = signed(body, X_Hub_Signature_256=signature, Content_Type="text/plain", X_GitHub_Event=None)
-    assert refused(parse(headers, body, secret=SECRET, trigger_label=LABEL)) == 401
+    assert refused(parse(headers, body, secret=SECRET, names=NAMES)) == 401
 
 
 def test_the_old_signature_does_not_count() -> None:
@@ -130,7 +133,7 @@ def test_the_old_signature_does_not_count() -> None:
 
 def test_an_empty_secret_is_an_error_of_the_caller() -> None:
     with pytest.raises(ValueError, match="empty"):
-        parse({}, b"", secret=b"", trigger_label=LABEL)
+        parse({}, b"", secret=b"", names=NAMES)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +185,7 @@ def test_bad_bodies_are_refused(body: bytes) -> None:
 
 
 def test_a_body_over_the_cap_is_refused_unread() -> None:
-    assert refused(parse({}, b"x" * (webhooks.MAX_BODY_BYTES + 1), secret=SECRET, trigger_label=LABEL)) == 413
+    assert refused(parse({}, b"x" * (webhooks.MAX_BODY_BYTES + 1), secret=SECRET, names=NAMES)) == 413
 
 
 @pytest.mark.parametrize(
@@ -289,8 +292,8 @@ def test_what_a_database_refuses_is_taken_out_and_long_text_cut() -> None:
     payload["issue"]["body"] = "b" * 200_000
     request = accepted(send(payload))
     assert request.title.startswith("nul  and surrogate  and 🙂 ttt")
-    assert len(request.title) == webhooks.TITLE_CHARS
-    assert len(request.body) == webhooks.BODY_CHARS
+    assert len(request.title) == TITLE_CHARS
+    assert len(request.body) == BODY_CHARS
     assert "200000 characters" in request.body[-100:]
     request.model_dump_json().encode("utf-8")
 
@@ -302,13 +305,21 @@ def test_every_published_payload_is_read_without_a_crash() -> None:
     asked = [answer.request for answer in answers if isinstance(answer, Received) and answer.request is not None]
     assert len(answers) == len(examples)
     assert all(isinstance(answer, Received) for answer in answers)
-    # None has our label, so none starts anything; what ends an issue, whatever its labels, is asked about.
+    # None has our label, a command or a branch of ours, so none starts anything; what ends an issue, whatever its
+    # labels, is asked about, and so is what takes repositories away from us.
     assert {request.ending for request in asked if isinstance(request, StopRequest)} == {
         "deleted",
         "transferred",
         "locked",
     }
-    assert all(isinstance(request, StopRequest) for request in asked)
+    assert {request.removal for request in asked if isinstance(request, RemovedRequest)} == {
+        "uninstalled",
+        "suspended",
+        "removed",
+        "renamed",
+        "transferred",
+    }
+    assert all(isinstance(request, StopRequest | RemovedRequest) for request in asked)
 
 
 def test_every_published_payload_with_our_label_asks_once() -> None:

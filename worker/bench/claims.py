@@ -16,7 +16,7 @@ from worker import queue, wakes
 from worker.bench.records import Figure, figure, percentile
 from worker.queue import Publisher
 from worker.runs import queue_position, requests, states
-from worker.runs.requests import IssueRequest
+from worker.runs.asked import IssueRequest
 from worker.store import lanes
 from worker.store.base import Base
 from worker.store.models import Run, RunState

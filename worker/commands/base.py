@@ -183,7 +183,7 @@ class Repository(click.ParamType[str]):
     name = "owner/repo"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        from worker.runs.requests import is_repository
+        from worker.runs.asked import is_repository
 
         if not is_repository(str(value)):
             self.fail(f"{value!r} is not OWNER/REPO, such as acme/shop", param, ctx)
@@ -196,7 +196,7 @@ class Target(click.ParamType[tuple[str, "int | None"]]):
     name = "owner/repo[#n]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, int | None]:
-        from worker.runs.requests import is_repository
+        from worker.runs.asked import is_repository
 
         repository, sign, number = str(value).partition("#")
         numbered = number.isascii() and number.isdecimal() and 0 < int(number) < 2**31

@@ -2,81 +2,27 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Any
 from uuid import UUID
 
-from pydantic import Discriminator, Field, Tag, TypeAdapter
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from agent.types import Frozen
 from worker.runs import batches
+from worker.runs.asked import Ending, IssueRequest, StopRequest
 from worker.runs.priorities import Priority
 from worker.runs.states import FINAL, IllegalTransition, override
 from worker.store import lanes, pg_notify
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
 from worker.store.text import clean
 
-_REPOSITORY = r"^[A-Za-z0-9_.-]{1,100}/[A-Za-z0-9_.-]{1,100}$"
-Repository = Annotated[str, Field(pattern=_REPOSITORY)]
-
-
-def is_repository(text: str) -> bool:
-    """Whether it is OWNER/REPO; that there is one is another question."""
-    return re.fullmatch(_REPOSITORY, text, re.ASCII) is not None
-
-
-class IssueRequest(Frozen):
-    """Someone asked for an issue to be worked on; title and body are as they were at that moment."""
-
-    kind: Literal["start"] = "start"
-    repository: Repository
-    installation_id: int | None
-    issue_number: int = Field(gt=0)
-    title: str
-    body: str
-    issue_url: str
-    sender: str
-    sender_type: str
-    label: str
-    batch_id: UUID | None = None
-
-
-Ending = Literal["closed", "unlabeled", "deleted", "transferred", "locked"]
-
-
-class StopRequest(Frozen):
-    """Something happened to an issue after which nobody wants it worked on. GitHub let the sender do it, which is proof
-    of their right to; whether it is still so is asked again. `label` is the trigger label."""
-
-    kind: Literal["stop"] = "stop"
-    repository: Repository
-    installation_id: int | None
-    issue_number: int = Field(gt=0)
-    ending: Ending
-    sender: str
-    sender_type: str
-    label: str
-
-
-def _kind(value: Any) -> str:
-    """Requests that were stored before there were two kinds name none."""
-    return str(value.get("kind", "start") if isinstance(value, dict) else value.kind)
-
-
-Request = Annotated[Annotated[IssueRequest, Tag("start")] | Annotated[StopRequest, Tag("stop")], Discriminator(_kind)]
-_REQUEST: TypeAdapter[IssueRequest | StopRequest] = TypeAdapter(Request)
-
-
-def stored_request(value: dict[str, Any]) -> IssueRequest | StopRequest:
-    return _REQUEST.validate_python(value)
+BRANCHES = "devstral/"  # what the service's branches begin with; it pushes to no other
 
 
 def branch_name(issue_number: int) -> str:
     """The branch that belongs to an issue, reused by retries and revisions."""
-    return f"devstral/issue-{issue_number}"
+    return f"{BRANCHES}issue-{issue_number}"
 
 
 def start(
@@ -195,6 +141,7 @@ _DONE: dict[Ending, str] = {
     "deleted": "deleted the issue",
     "transferred": "transferred the issue",
     "locked": "locked the issue",
+    "asked": "asked for it",
 }
 
 

@@ -14,7 +14,7 @@ from worker.heartbeat import Heartbeat
 from worker.holding import Work
 from worker.observe import Watch
 from worker.runs import quarantine, requests, setups
-from worker.runs.requests import IssueRequest, StopRequest
+from worker.runs.asked import IssueRequest, StopRequest, stored_request
 from worker.stages import config, large_files, texts
 from worker.stages.layer import needed
 from worker.stages.ports import Forge, Forges, Issue, Repositories, RepositoryInfo
@@ -117,7 +117,7 @@ class Intake:
         if delivery.request is None:
             self._finish(delivery, DeliveryState.IGNORED, "nothing was asked for")
             return
-        request = requests.stored_request(delivery.request)
+        request = stored_request(delivery.request)
         try:
             if isinstance(request, StopRequest):
                 self._stop(delivery, request)
