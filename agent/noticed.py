@@ -39,10 +39,10 @@ def weakened(patch: Patch) -> tuple[str, ...]:
     """Tests that are deleted, skipped or that check less, by file."""
     sections = sections_by_path(patch.diff)
     tests = {change.path: change for change in patch.files if is_test_path(change.path)}
-    anywhere = {name for section in sections.values() for name in _names(_lines(section, "+"))}
+    anywhere = {name for section in sections.values() for name in _names(lines_of(section, "+"))}
     found = []
     for path, change in tests.items():
-        plus, minus = (_lines(sections.get(path, ""), sign) for sign in "+-")
+        plus, minus = (lines_of(sections.get(path, ""), sign) for sign in "+-")
         gone = sorted({name for name in _names(minus) if name not in anywhere})
         if gone:
             what = "1 test" if len(gone) == 1 else f"{len(gone)} tests"
@@ -83,7 +83,8 @@ def _hunks(section: str) -> Iterator[list[str]]:
         yield hunk
 
 
-def _lines(section: str, sign: str) -> list[str]:
+def lines_of(section: str, sign: str) -> list[str]:
+    """What a file's section of a diff adds (`+`) or removes (`-`)."""
     return [line[1:] for hunk in _hunks(section) for line in hunk if line.startswith(sign)]
 
 

@@ -22,7 +22,7 @@ from worker.runs.asked import (
     StopRequest,
 )
 from worker.runs.commands import Verb, command
-from worker.runs.requests import BRANCHES
+from worker.runs.pull_requests import BRANCHES
 
 OURS = "<!-- devstral-fix:"  # what everything that we write begins with
 
@@ -226,7 +226,10 @@ _HANDLERS: Mapping[tuple[str, str | None], Callable[[Payload, Names], Asked]] = 
     ("issues", "labeled"): _issue_labeled,
     **{("issues", ending): _ended(ending) for ending in get_args(Ending) if ending != "asked"},
     ("issue_comment", "created"): _comment_created,
-    **{("pull_request", action): _pull_request for action in get_args(PullRequestEvent.model_fields["action"].annotation)},
+    **{
+        ("pull_request", action): _pull_request
+        for action in get_args(PullRequestEvent.model_fields["action"].annotation)
+    },
     ("installation", "deleted"): _installation_gone("uninstalled"),
     ("installation", "suspend"): _installation_gone("suspended"),
     ("installation_repositories", "removed"): _repositories_removed,

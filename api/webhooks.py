@@ -1,8 +1,8 @@
 """What a GitHub webhook means, decided without I/O: the signature, the shape, and whether it asks us for anything.
 
 Order matters: size, then the signature over the raw bytes, and only then is anything parsed. Few fields are read and
-missing ones tolerated where they aren't needed, since GitHub adds events and fields at any time. `events` knows what each
-event asks for.
+missing ones tolerated where they aren't needed, since GitHub adds events and fields at any time. `events` knows what
+each event asks for.
 """
 
 from __future__ import annotations

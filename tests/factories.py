@@ -8,8 +8,8 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from worker.runs import requests, workforce
-from worker.runs.priorities import Priority
 from worker.runs.asked import IssueRequest
+from worker.runs.priorities import Priority
 
 COMMIT = "1" * 40
 TREE = "2" * 40

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Literal
 
 from pydantic import SecretStr
 
 from worker.errors import ForgeRefused
-from worker.stages.ports import CheckRun, Comment, Conclusion, Forge, Forges, Issue, PullRequestRef, RepositoryInfo
+from worker.stages.forge import (
+    CheckRun,
+    Comment,
+    Conclusion,
+    Forge,
+    Forges,
+    Issue,
+    PullRequestRef,
+    Reaction,
+    RepositoryInfo,
+)
 
 BOT = "devstral-fixer[bot]"
 BASE = "https://github.example"
@@ -28,7 +39,9 @@ class FakeRepository:
     comments: dict[int, list[Comment]] = field(default_factory=dict)
     pull_requests: list[PullRequestRef] = field(default_factory=list)
     check_runs: list[CheckRun] = field(default_factory=list)
+    reactions: list[tuple[int, int | None, Reaction]] = field(default_factory=list)
     has_branch: Callable[[str], bool] = lambda _: True
+    head_of: Callable[[str], str] = lambda _: "0" * 40
 
     def open_issue(self, title: str = "wrap() is one too wide", body: str = "", **changes: Any) -> int:
         number = 1 + len(self.issues) + len(self.pull_requests)
@@ -46,6 +59,24 @@ class FakeRepository:
         }
         self.issues[number] = Issue(**values)
         return number
+
+    def write(self, number: int, body: str, author: str, **changes: Any) -> Comment:
+        """A comment as GitHub keeps it; `changes` are fields of `Comment`."""
+        count = 1 + sum(map(len, self.comments.values()))
+        now = datetime.now(UTC)
+        values = {
+            "id": count,
+            "body": body,
+            "url": f"{BASE}/c/{count}",
+            "author": author,
+            "is_bot": author.endswith("[bot]"),
+            "created_at": now,
+            "updated_at": now,
+            **changes,
+        }
+        comment = Comment(**values)
+        self.comments.setdefault(number, []).append(comment)
+        return comment
 
 
 class FakeForge:
@@ -84,12 +115,24 @@ class FakeForge:
         comments = self._repository.comments.get(number, [])
         return next((c for c in comments if c.author == BOT and marker in c.body), None)
 
+    def comments(self, number: int) -> Sequence[Comment]:
+        self._begin("comments")
+        self._issue(number)
+        return tuple(self._repository.comments.get(number, []))
+
+    def react(self, number: int, reaction: Reaction, *, comment_id: int | None = None) -> None:
+        after = self._begin("react")
+        self._issue(number)
+        if comment_id is not None and comment_id not in [c.id for c in self._repository.comments.get(number, [])]:
+            raise ForgeRefused(f"no comment {comment_id}")
+        if (number, comment_id, reaction) not in self._repository.reactions:
+            self._repository.reactions.append((number, comment_id, reaction))
+        self._end(after)
+
     def create_comment(self, number: int, body: str) -> Comment:
         after = self._begin("create_comment")
         self._issue(number)
-        count = sum(map(len, self._repository.comments.values()))
-        comment = Comment(id=count + 1, body=body, url=f"{BASE}/c/{count + 1}", author=BOT)
-        self._repository.comments.setdefault(number, []).append(comment)
+        comment = self._repository.write(number, body, BOT)
         self._end(after)
         return comment
 
@@ -108,6 +151,13 @@ class FakeForge:
         found = [p for p in self._repository.pull_requests if p.head_branch == head_branch]
         return max(found, key=lambda p: (p.state == "open", p.number), default=None)
 
+    def pull_request(self, number: int) -> PullRequestRef:
+        self._begin("pull_request")
+        for reference in self._repository.pull_requests:
+            if reference.number == number:
+                return reference
+        raise ForgeRefused(f"no pull request {number}")
+
     def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef:
         after = self._begin("open_pull_request")
         if not self._repository.has_branch(head) or not self._repository.has_branch(base):
@@ -124,6 +174,8 @@ class FakeForge:
             head_branch=head,
             title=title,
             body=body,
+            base_branch=base,
+            head_commit=self._repository.head_of(head),
         )
         self._repository.pull_requests.append(reference)
         self._end(after)

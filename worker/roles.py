@@ -34,9 +34,11 @@ from worker.shutdown import Shutdown
 from worker.stages.baselines import KeptBaselines
 from worker.stages.deliver import Deliver
 from worker.stages.intake import Intake
+from worker.stages.labels import StateLabels
 from worker.stages.notify import Notify
 from worker.stages.pursue import Pursue
 from worker.stages.setup import Builder, SetUp
+from worker.stages.telling import Tell
 from worker.stages.verification import Verifier
 from worker.stages.verify import Verify
 from worker.store.pg_notify import Listener
@@ -51,6 +53,7 @@ STAND_IN_PERIODS = 3
 def _default(process: Process) -> Duty:
     settings = process.settings
     forges = compose.make_forges(settings)
+    labels = StateLabels(prefix=settings.trigger_label, on=settings.state_labels)
     sweep = Sweep(
         store=process.store,
         send=process.send,
@@ -77,8 +80,10 @@ def _default(process: Process) -> Duty:
             repositories=process.repositories,
             lease_seconds=settings.lease_seconds,
             check_runs=settings.check_runs,
+            labels=labels,
             watch=process.watch,
         ),
+        wakes.TELL: Tell(store=process.store, forges=forges, labels=labels),
         wakes.NOTIFY: Notify(store=process.store, notifier=compose.make_notifier(settings, process.stack)),
         wakes.SWEEP: Paced(sweep, settings.sweep_seconds / 2),
     }

@@ -141,6 +141,7 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         default=60, ge=0, description="how long trajectories may take to reach the end of their step after SIGTERM"
     )
+    state_labels: bool = Field(default=True, description="show a run's state as a label on its issue")
     check_runs: bool = Field(default=True, description="show the evidence as a check run, where an App may")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

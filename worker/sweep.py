@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from worker import wakes
 from worker.observe import Watch
-from worker.runs import budget_words, budgets, notifications, quarantine, requests, setups, states
+from worker.runs import budget_words, budgets, notifications, progress, quarantine, requests, setups, states
 from worker.runs.accounts import DayLimits
 from worker.store import lane_upkeep, lanes, queries
 from worker.store.models import Run, RunState
@@ -84,12 +84,15 @@ class Sweep:
             stages = queries.due_stages(session)
             waiting = queries.due_setups(session, setups.HELD)
             untold = notifications.due(session)
+            changed = progress.due(session)
         for profile in profiles:
             self.send(wakes.permit(profile))
         if deliveries:
             self.send(wakes.intake())
         if untold:
             self.send(wakes.notify())
+        for run_id in changed:
+            self.send(wakes.tell(run_id))
         for run_id in waiting:
             self.send(wakes.setup(run_id))
         for run_id, verified in stages:

@@ -16,7 +16,7 @@ def register(app: Celery, use_cases: dict[str, Callable[..., None]]) -> None:
         app.task(name=name, ignore_result=True)(_by_id(use_case) if name in BY_ID else _plain(use_case))
 
 
-BY_ID = frozenset({wakes.SETUP, wakes.VERIFY, wakes.DELIVER})
+BY_ID = frozenset({wakes.SETUP, wakes.VERIFY, wakes.DELIVER, wakes.TELL})
 
 
 def _by_id(use_case: Callable[..., None]) -> Callable[[str], None]:

@@ -11,6 +11,7 @@ INTAKE = "devstral_fix.intake"
 PURSUE = "devstral_fix.pursue"
 VERIFY = "devstral_fix.verify"
 DELIVER = "devstral_fix.deliver"
+TELL = "devstral_fix.tell"
 SWEEP = "devstral_fix.sweep"
 NOTIFY = "devstral_fix.notify"
 
@@ -56,6 +57,11 @@ def verify(run_id: UUID) -> Wake:
 
 def deliver(run_id: UUID) -> Wake:
     return Wake(task=DELIVER, queue=DEFAULT, id=run_id)
+
+
+def tell(run_id: UUID) -> Wake:
+    """Show at its issue how a live run gets on."""
+    return Wake(task=TELL, queue=DEFAULT, id=run_id)
 
 
 def sweep() -> Wake:

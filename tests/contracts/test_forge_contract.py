@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import get_type_hints
@@ -20,7 +21,7 @@ from worker.adapters.forge import ClientOptions, GitHubForges, text
 from worker.adapters.forge.github import GitHubForge
 from worker.demo.github_double import GitHubDouble
 from worker.errors import ForgeRefused, ForgeUnavailable, SettingsError
-from worker.stages.ports import Forge, Forges
+from worker.stages.forge import Forge, Forges
 
 REPOSITORY = "acme/widgets"
 _SERIAL = iter(range(1_000_000))
@@ -151,6 +152,36 @@ def test_comments_are_ours_and_edited_in_place(subject: Subject) -> None:
     assert (edited.id, edited.body) == (made.id, f"{marker}\ndone")
     assert [comment["body"] for comment in subject.double.comments(REPOSITORY, number)] == [marker, edited.body]
     assert subject.forge.find_comment(number, "<!-- another -->") is None
+
+
+def test_all_comments_with_who_and_when(subject: Subject) -> None:
+    number = subject.issue()
+    subject.double.call("POST", f"/repos/{REPOSITORY}/issues/{number}/comments", {"body": "it is"}, as_user="stranger")
+    ours = subject.forge.create_comment(number, "ours")
+    first, second = subject.forge.comments(number)
+    assert (first.author, first.body, first.is_bot) == ("stranger", "it is", False)
+    assert second == ours
+    assert second.is_bot == subject.is_app
+    assert first.created_at is not None
+    assert second.created_at is not None
+    assert first.created_at <= second.created_at <= datetime.now(UTC)
+    assert first.created_at.tzinfo is not None
+    with pytest.raises(ForgeRefused):
+        subject.forge.comments(999_999)
+
+
+def test_reactions_are_given_once(subject: Subject) -> None:
+    number = subject.issue()
+    comment = subject.forge.create_comment(number, "x")
+    for _ in range(2):
+        subject.forge.react(number, "eyes")
+        subject.forge.react(number, "confused", comment_id=comment.id)
+    assert subject.double.reactions(REPOSITORY, number) == ["eyes"]
+    assert subject.double.reactions(REPOSITORY, number, comment_id=comment.id) == ["confused"]
+    with pytest.raises(ForgeRefused):
+        subject.forge.react(999_999, "eyes")
+    with pytest.raises(ForgeRefused):
+        subject.forge.react(number, "eyes", comment_id=999_999)
 
 
 def test_a_comment_is_found_behind_many_others(subject: Subject) -> None:

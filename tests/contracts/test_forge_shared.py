@@ -11,7 +11,7 @@ from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
 from tests.github_double import app_forges, push_branch, running_double
 from worker.demo.github_double import GitHubDouble
 from worker.errors import ForgeRefused, ForgeUnavailable
-from worker.stages.ports import Forge, Forges
+from worker.stages.forge import Forge, Forges
 
 REPOSITORY = "acme/widgets"
 MARKER = "<!-- devstral-fix:test -->"
@@ -191,3 +191,29 @@ def test_a_check_run_whose_answer_was_lost_is_there(subject):
 def test_we_know_under_which_name_we_write(subject):
     comment = subject.forge.create_comment(subject.new_issue(), MARKER)
     assert comment.author == subject.forge.login()
+
+
+def test_comments_and_reactions(subject):
+    number = subject.new_issue()
+    ours = subject.forge.create_comment(number, "ours")
+    assert list(subject.forge.comments(number)) == [ours]
+    assert (ours.is_bot, ours.created_at is not None) == (True, True)
+    for _ in range(2):
+        subject.forge.react(number, "eyes")
+        subject.forge.react(number, "+1", comment_id=ours.id)
+    for refused in ({"number": 999_999}, {"number": number, "comment_id": 999_999}):
+        with pytest.raises(ForgeRefused):
+            subject.forge.react(reaction="eyes", **refused)
+    with pytest.raises(ForgeRefused):
+        subject.forge.comments(999_999)
+
+
+def test_a_pull_request_by_its_number(subject):
+    subject.branch("devstral/issue-77")
+    made = subject.forge.open_pull_request(title="T", body="B", head="devstral/issue-77", base="main", draft=True)
+    found = subject.forge.pull_request(made.number)
+    assert (found.number, found.state, found.merged, found.draft) == (made.number, "open", False, True)
+    assert (found.head_branch, found.base_branch) == ("devstral/issue-77", "main")
+    assert len(found.head_commit) == 40
+    with pytest.raises(ForgeRefused):
+        subject.forge.pull_request(999_999)

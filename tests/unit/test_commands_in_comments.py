@@ -19,7 +19,11 @@ NAME = "devstral-fixer"
         ("  /devstral stop  ", Verb.STOP, ""),
         ("Thanks!\r\n\r\n/devstral retry\r\n", Verb.RETRY, ""),
         ("/devstral revise: rename it\nand keep the `x`", Verb.REVISE, "rename it\nand keep the `x`"),
-        ("/devstral revise like this\n```py\nx = 1\n```\n> not so", Verb.REVISE, "like this\n```py\nx = 1\n```\n> not so"),
+        (
+            "/devstral revise like this\n```py\nx = 1\n```\n> not so",
+            Verb.REVISE,
+            "like this\n```py\nx = 1\n```\n> not so",
+        ),
         ("/devstral please fix it", Verb.FIX, "it"),
         ("/devstral explain why?\n/devstral stop", Verb.EXPLAIN, "why?\n/devstral stop"),
         ("/devstral", Verb.UNKNOWN, ""),
@@ -83,6 +87,12 @@ def test_what_is_said_is_bounded_and_quickly_read() -> None:
     said = command("/devstral fix " + "x" * 100_000)
     assert said is not None
     assert len(said.text) == 8_000
-    for hostile in ("<!--" * 30_000, "`" * 100_000, "/devstral " + " ," * 50_000, "/devstral\n" * 20_000, ">" * 100_000):
+    for hostile in (
+        "<!--" * 30_000,
+        "`" * 100_000,
+        "/devstral " + " ," * 50_000,
+        "/devstral\n" * 20_000,
+        ">" * 100_000,
+    ):
         command(hostile, mention=NAME)
     assert time.monotonic() - began < 2

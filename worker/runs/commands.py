@@ -47,7 +47,9 @@ class Command(Frozen):
 _HIDDEN = re.compile(r"<!--.*?(?:-->|\Z)", re.DOTALL)
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _SLASH = re.compile(rf" {{0,3}}{SLASH}(?![\w/-])[ \t]*(.*)", re.IGNORECASE)
-_VERB = re.compile(r"[\s,:]*(?:please[\s,]+)?(?P<verb>[A-Za-z]+)(?![\w/-])[\s,:]*(?P<rest>.*)", re.DOTALL | re.IGNORECASE)
+_VERB = re.compile(
+    r"[\s,:]*(?:please[\s,]+)?(?P<verb>[A-Za-z]+)(?![\w/-])[\s,:]*(?P<rest>.*)", re.DOTALL | re.IGNORECASE
+)
 
 
 def command(body: str, *, mention: str | None = None) -> Command | None:

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import func, select, update
+from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from worker.runs import batches
-from worker.runs.asked import Ending, IssueRequest, StopRequest
+from worker.runs import batches, pull_requests
+from worker.runs.asked import Ending, IssueRequest, Removal, RemovedRequest, StopRequest
 from worker.runs.priorities import Priority
 from worker.runs.states import FINAL, IllegalTransition, override
 from worker.store import lanes, pg_notify
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
 from worker.store.text import clean
-
-BRANCHES = "devstral/"  # what the service's branches begin with; it pushes to no other
-
-
-def branch_name(issue_number: int) -> str:
-    """The branch that belongs to an issue, reused by retries and revisions."""
-    return f"{BRANCHES}issue-{issue_number}"
 
 
 def start(
@@ -54,7 +48,7 @@ def start(
         "batch_id": request.batch_id,
         "base_branch": base_branch,
         "base_commit": base_commit,
-        "branch": branch_name(request.issue_number),
+        "branch": pull_requests.branch_for(session, request.repository, request.issue_number),
         "profile": profile,
         "max_attempts": max_attempts,
         "repository_config": repository_config,
@@ -115,6 +109,44 @@ def stop(session: Session, request: StopRequest) -> list[tuple[UUID, RunState]]:
     return [(run_id, cancel(session, run_id, by=by)) for run_id in live]
 
 
+def stop_branch(session: Session, repository: str, branch: str, *, by: str) -> list[tuple[UUID, RunState]]:
+    """Cancel what is live for a branch, as `stop` does of an issue."""
+    live = session.scalars(
+        select(Run.id)
+        .where(Run.repository == repository, Run.branch == branch, Run.state.in_(LIVE))
+        .order_by(Run.id)
+        .with_for_update()
+    ).all()
+    return [(run_id, cancel(session, run_id, by=by)) for run_id in live]
+
+
+def newest_run(session: Session, repository: str, issue_number: int) -> UUID | None:
+    """The run of an issue that people mean: the newest."""
+    statement = select(Run.id).where(func.lower(Run.repository) == repository.lower(), Run.issue_number == issue_number)
+    return session.scalar(statement.order_by(Run.id.desc()).limit(1))
+
+
+def with_live_runs(session: Session, installation_id: int | None, repositories: Sequence[str] | None) -> Sequence[str]:
+    """The repositories, of those named or all of an installation, in which something is live; as runs name them."""
+    where: list[ColumnElement[bool]] = [Run.state.in_(LIVE)]
+    if repositories is not None:
+        where.append(func.lower(Run.repository).in_([name.lower() for name in repositories]))
+    if installation_id is not None:
+        where.append(Run.installation_id == installation_id)
+    elif repositories is None:
+        return ()
+    return session.scalars(select(Run.repository).where(*where).distinct().order_by(Run.repository)).all()
+
+
+def stop_all(session: Session, repositories: Sequence[str], request: RemovedRequest) -> list[tuple[UUID, RunState]]:
+    """Cancel everything live in these repositories, as `stop` does of an issue."""
+    live = session.scalars(
+        select(Run.id).where(Run.repository.in_(repositories), Run.state.in_(LIVE)).order_by(Run.id).with_for_update()
+    ).all()
+    by = f"{request.sender}, who {_REMOVED[request.removal]}"
+    return [(run_id, cancel(session, run_id, by=by)) for run_id in live]
+
+
 def lock_issue(session: Session, repository: str, issue_number: int) -> None:
     """Until this transaction ends, no other starts or stops runs of the issue."""
     key = func.hashtextextended(f"{repository.lower()}#{issue_number}", 0)
@@ -142,6 +174,17 @@ _DONE: dict[Ending, str] = {
     "transferred": "transferred the issue",
     "locked": "locked the issue",
     "asked": "asked for it",
+}
+
+
+_REMOVED: dict[Removal, str] = {
+    "uninstalled": "uninstalled the App",
+    "suspended": "suspended the App",
+    "removed": "took the App off the repository",
+    "archived": "archived the repository",
+    "deleted": "deleted the repository",
+    "renamed": "renamed the repository",
+    "transferred": "transferred the repository",
 }
 
 

@@ -27,11 +27,13 @@ from worker.holding import Holding
 from worker.observe import Watch
 from worker.runs import budget_words, states
 from worker.runs.states import Lease
-from worker.stages import large_files, texts
+from worker.stages import labels, large_files, texts
 from worker.stages.edge import last_words, unless_lost
-from worker.stages.ports import Forge, Forges, PullRequestRef, Repositories
+from worker.stages.forge import Forge, Forges, PullRequestRef
+from worker.stages.labels import Label, StateLabels
+from worker.stages.ports import Repositories
 from worker.stages.result import Result, read
-from worker.stages.status import queued, set_status
+from worker.stages.status import WITH_PULL_REQUEST, delivered, ended, queued, set_status
 from worker.stages.tidying import after_the_end
 from worker.store import queries
 from worker.store.models import Run, RunState
@@ -45,7 +47,6 @@ SHORTEST_PAUSE, LONGEST_PAUSE = 15.0, 900.0
 AUTHOR, EMAIL = "devstral-fix", "devstral-fix@users.noreply.github.com"
 DEADLINE_SECONDS = 900.0
 CHECK = "devstral-fix"
-WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +60,7 @@ class Deliver:
     repositories: Repositories
     lease_seconds: float
     check_runs: bool = True
+    labels: StateLabels | None = None
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self, run_id: UUID) -> None:
@@ -104,16 +106,8 @@ class Deliver:
             holding.check()
             self._check_run(forge, result, head, run.outcome)
             holding.check()
-        told = texts.answer(
-            run.outcome,
-            run.reason or "",
-            branch=run.branch if pull_request else None,
-            summary=run.summary or "",
-            evidence=result.evidence,
-        )
-        details = [*told, *([texts.fenced(run.setup_log)] if run.setup_log else []), result.footer]
         url = None if pull_request is None else pull_request.url
-        body = texts.status(run.issue_number, run.id, texts.headline(run.outcome, url), details)
+        body = delivered(result, url)
         comment = set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
         with self.store.transaction() as session:
             states.advance(session, lease, RunState.DELIVERED, status_comment_id=comment.id)
@@ -130,6 +124,7 @@ class Deliver:
                     draft=pull_request.draft,
                     head_commit=head,
                 )
+        self._label_end(forge, run, labels.of_outcome(run.outcome))
         self.repositories.drop_run_dir(str(run.id))
         log.info("run_delivered", extra={"outcome": run.outcome.value, "pull_request": url})
         self.watch.ended(state="delivered", outcome=run.outcome, kind=run.kind.value, profile=run.profile)
@@ -229,16 +224,20 @@ class Deliver:
 
     def _tell_end(self, run: Run) -> None:
         """A failed or cancelled run says so in the status comment; trying twice shows the same text."""
-        headline = f"{run.state.value}: {texts.inline(run.reason or '')}"
-        footer = read(self.store, run.id).footer
+        result = read(self.store, run.id)
         try:
             forge = self.forges.open(run.repository, run.installation_id)
             left = after_the_end(forge, self.store, run) if run.outcome in WITH_PULL_REQUEST else []
-            body = texts.status(run.issue_number, run.id, headline, [*left, footer])
-            set_status(forge, run.issue_number, body, comment_id=run.status_comment_id)
+            set_status(forge, run.issue_number, ended(result, left), comment_id=run.status_comment_id)
+            self._label_end(forge, run, None if run.state is RunState.CANCELLED else Label.FAILED)
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"why": str(error)})
         self.repositories.drop_run_dir(str(run.id))
+
+    def _label_end(self, forge: Forge, run: Run, label: Label | None) -> None:
+        """After the run's end: the trigger label goes too, and by then there is nothing that this would end."""
+        if self.labels is not None:
+            self.labels.show(forge, run.issue_number, label, ended=True)
 
     def _tell_held(self, run: Run) -> None:
         """A run that met a budget without room is in the queue again; the status comment said its place there."""

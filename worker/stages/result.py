@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from uuid import UUID
 
+from sqlalchemy.orm import Session
+
 from agent.outcome import Evidence, Patch
 from worker.runs import ledger
 from worker.stages import texts
@@ -38,11 +40,15 @@ class Result:
 
 def read(store: Store, run_id: UUID) -> Result:
     with store.transaction() as session:
-        run = session.get_one(Run, run_id)
-        row = queries.patch(session, run_id)
-        rows = queries.evidence(session, run_id)
-        known = queries.pushed_heads(session, run.repository, run.branch)
-        models = trajectories.models(session, run_id)
+        return of(session, run_id)
+
+
+def of(session: Session, run_id: UUID) -> Result:
+    run = session.get_one(Run, run_id, populate_existing=True)
+    row = queries.patch(session, run_id)
+    rows = queries.evidence(session, run_id)
+    known = queries.pushed_heads(session, run.repository, run.branch)
+    models = trajectories.models(session, run_id)
     return Result(
         run=run,
         patch=None if row is None else ledger.stored_patch(row),

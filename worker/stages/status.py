@@ -1,17 +1,27 @@
-"""The one status comment of an issue: found by its marker, edited in place, made when it is missing."""
+"""The one status comment of an issue: what it says of a run in each state, how it is found, edited in place, or made.
+
+What it says follows from the store alone, so that anybody may show it again at any time.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
+from agent.outcome import Outcome
+from worker import money
 from worker.errors import ForgeRefused
 from worker.runs import budget_words, pausing, queue_position
-from worker.stages import texts
-from worker.stages.ports import Comment, Forge
-from worker.store.models import Run
+from worker.stages import result, texts
+from worker.stages.forge import Comment, Forge
+from worker.stages.result import Result
+from worker.store import queries
+from worker.store.models import Run, RunState
+
+WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
 
 
 def set_status(forge: Forge, issue_number: int, body: str, *, comment_id: int | None = None) -> Comment:
@@ -24,6 +34,22 @@ def set_status(forge: Forge, issue_number: int, body: str, *, comment_id: int | 
     return forge.edit_comment(found.id, body) if found else forge.create_comment(issue_number, body)
 
 
+def shown(session: Session, run: Run, notes: Sequence[str] = ()) -> str:
+    """What the comment says of a run as it is now; `notes` stand at its end."""
+    if run.state is RunState.QUEUED:
+        return queued(session, run, notes)
+    if run.state is RunState.RUNNING:
+        return _working(run, notes)
+    if run.state is RunState.CONCLUDED:
+        return _checking(run, notes)
+    read = result.of(session, run.id)
+    if run.state is not RunState.DELIVERED:
+        return ended(read, notes)
+    known = queries.pull_request(session, run.repository, run.branch)
+    delivered_one = known is not None and known.run_id == run.id and run.outcome in WITH_PULL_REQUEST
+    return delivered(read, known.url if known is not None and delivered_one else None, notes)
+
+
 def queued(session: Session, run: Run, details: Sequence[str]) -> str:
     """What the comment says of a run in the queue: what holds it, else its place."""
     paused = [texts.paused(pause) for pause in pausing.pauses(session, repository=run.repository)]
@@ -31,4 +57,40 @@ def queued(session: Session, run: Run, details: Sequence[str]) -> str:
     wait = queue_position.told(session, run) if held is None and not paused else None
     queue = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
     headline = f"queued for {run.profile}, asked for by @{run.requested_by}."
-    return texts.status(run.issue_number, run.id, headline, [*paused, *queue, *details])
+    return texts.status(run.issue_number, run.id, headline, [*paused, *queue, *details, texts.HOW_TO_STOP])
+
+
+def _working(run: Run, notes: Sequence[str]) -> str:
+    since = queue_position.spoken((datetime.now(UTC) - (run.started_at or run.queued_at)).total_seconds())
+    spent = f", {money.usd(run.usd)} so far" if run.usd else ""
+    steps = f"step {run.calls}, " if run.calls else ""
+    headline = f"working on it ({steps}for {since}{spent}), asked for by @{run.requested_by}."
+    return texts.status(run.issue_number, run.id, headline, [*notes, texts.HOW_TO_STOP])
+
+
+def _checking(run: Run, notes: Sequence[str]) -> str:
+    headline = f"the agent has ended ({run.exit_status or 'without a word'}); what it left is being checked."
+    return texts.status(run.issue_number, run.id, headline, [*notes, texts.HOW_TO_STOP])
+
+
+def delivered(read: Result, pull_request_url: str | None, notes: Sequence[str] = ()) -> str:
+    """The final word, with its evidence and what it cost."""
+    run = read.run
+    assert run.outcome is not None
+    told = texts.answer(
+        run.outcome,
+        run.reason or "",
+        branch=run.branch if pull_request_url else None,
+        summary=run.summary or "",
+        evidence=read.evidence,
+    )
+    log = [texts.fenced(run.setup_log)] if run.setup_log else []
+    headline = texts.headline(run.outcome, pull_request_url)
+    return texts.status(run.issue_number, run.id, headline, [*told, *log, *notes, read.footer])
+
+
+def ended(read: Result, notes: Sequence[str] = ()) -> str:
+    """Of a run that failed or was cancelled."""
+    run = read.run
+    headline = f"{run.state.value}: {texts.inline(run.reason or '')}"
+    return texts.status(run.issue_number, run.id, headline, [*notes, read.footer])

@@ -14,10 +14,12 @@ from agent.outcome import Evidence, Outcome, Patch
 from agent.protocols import is_approximate
 from agent.types import Usage
 from worker import money
+from worker.runs.commands import SLASH
 from worker.runs.pausing import Pause
 
 _NOBODY: Mapping[str, int] = MappingProxyType({})
 LIMIT = 60_000  # characters; GitHub cuts at 65,536
+HOW_TO_STOP = f"<sub>`{SLASH} stop`, or taking the label off, ends it.</sub>"
 
 
 def status_marker(issue_number: int) -> str:

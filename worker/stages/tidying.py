@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.stages import texts
-from worker.stages.ports import Forge, PullRequestRef
+from worker.stages.forge import Forge, PullRequestRef
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store

@@ -147,6 +147,8 @@ class Run(Base):
     branch: Mapped[str]
     repository_config: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     status_comment_id: Mapped[int | None]
+    told_phase: Mapped[str | None]  #: which phase its issue was told of last; `worker.runs.progress`
+    told_at: Mapped[datetime | None]
     setup_key: Mapped[str | None]  #: the layer that its sandboxes show; none: the repository needs no set-up
     setup_log: Mapped[str | None]  #: of a set-up that failed: what was blocked, and the tail of what it printed
 
@@ -243,5 +245,10 @@ class PullRequest(Base):
     state: Mapped[str]
     draft: Mapped[bool]
     head_commit: Mapped[str]
+    people_head: Mapped[str | None]  #: the newest commit on its branch that is not ours
+    closed_at: Mapped[datetime | None]  #: merged or not; null while it is open
+    merged_at: Mapped[datetime | None]
+    merge_commit: Mapped[str | None]
+    survived: Mapped[float | None]  #: share of the lines we added that were merged; null: not known
     created_at: Mapped[datetime] = _now()
     updated_at: Mapped[datetime] = mapped_column(server_default=func.now(), onupdate=func.now())

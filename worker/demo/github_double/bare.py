@@ -61,17 +61,30 @@ class BareRepositories:
         _git(where, "init", "--quiet", "--bare", f"--initial-branch={default_branch}")
         for key, value in (("http.receivepack", "true"), ("uploadpack.allowFilter", "true"), ("gc.auto", "0")):
             _git(where, "config", key, value)
+        return self._import(full_name, files, default_branch, "Initial commit", parent=None)
+
+    def commit(self, full_name: str, files: Mapping[str, str | bytes], branch: str, message: str = "Change") -> str:
+        """Somebody's commit on a branch that is there: `files` anew, the others as they are. Its id."""
+        parent = self.branch(full_name, branch)
+        if parent is None:
+            raise ValueError(f"there is no branch {branch!r}")
+        return self._import(full_name, files, branch, message, parent=parent)
+
+    def _import(
+        self, full_name: str, files: Mapping[str, str | bytes], branch: str, message: str, *, parent: str | None
+    ) -> str:
         # fast-import: one process for any number of files, and no index or work tree
-        head = f"commit refs/heads/{default_branch}\nauthor {_WHO}\ncommitter {_WHO}\ndata 14\nInitial commit\n"
-        parts = [head.encode()]
+        said = message.encode()
+        head = f"commit refs/heads/{branch}\nauthor {_WHO}\ncommitter {_WHO}\ndata {len(said)}\n".encode()
+        parts = [head, said, b"\n", b"" if parent is None else f"from {parent}\n".encode()]
         for path, content in sorted(files.items()):
             if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
                 raise ValueError(f"not a path inside the repository: {path!r}")
             data = content.encode() if isinstance(content, str) else content
             mode = "100755" if data.startswith(b"#!") else "100644"
             parts.append(f"M {mode} inline {path}\ndata {len(data)}\n".encode() + data + b"\n")
-        _git(where, "fast-import", "--quiet", stdin=b"".join(parts) + b"\n")
-        commit = self.branch(full_name, default_branch)
+        _git(self.path(full_name), "fast-import", "--quiet", stdin=b"".join(parts) + b"\n")
+        commit = self.branch(full_name, branch)
         assert commit is not None
         return commit
 

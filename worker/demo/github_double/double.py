@@ -229,6 +229,11 @@ class GitHubDouble:
     def comments(self, repository: str, number: int) -> list[dict[str, Any]]:
         return self._pages(f"/repos/{repository}/issues/{number}/comments")
 
+    def reactions(self, repository: str, number: int, *, comment_id: int | None = None) -> list[str]:
+        """Of an issue, or of a comment on one."""
+        place = f"issues/{number}" if comment_id is None else f"issues/comments/{comment_id}"
+        return [one["content"] for one in self.call("GET", f"/repos/{repository}/{place}/reactions")]
+
     def pull_requests(self, repository: str, state: str = "all") -> list[dict[str, Any]]:
         return self._pages(f"/repos/{repository}/pulls?state={urllib.parse.quote(state)}")
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.github_double.faults import Traffic
+from worker.demo.github_double.reactions import Reactions
 from worker.demo.github_double.serving import Reply, Request
 
 _PULLS = re.compile(r"^/repos/([^/]+/[^/]+)/pulls$")
@@ -41,6 +42,7 @@ class Repairs:
         self._as_admin = {"authorization": f"token {admin_token}", "content-type": "application/json"}
         self._repositories = repositories
         self._traffic = traffic
+        self._reactions = Reactions(traffic)
         self._checks: dict[tuple[str, str], list[Any]] = {}  # what emulate made for commits that it does not know
 
     def before(self, request: Request) -> Reply | None:
@@ -53,7 +55,14 @@ class Repairs:
             if not self._repositories.has_commit(checks[1], head):
                 self._traffic.repaired("create a check run")
                 return Reply.of(422, {"message": f"No commit found for SHA: {head}", "status": "422"})
-        return None
+        place = self._reactions.place(request)
+        return None if place is None else self._react(request, place)
+
+    def _react(self, request: Request, place: str) -> Reply:
+        there = self._forward(Request("GET", place, request.headers, b""))
+        if there.status == 404 and "/comments/" not in place:
+            there = self._forward(Request("GET", place.replace("/issues/", "/pulls/"), request.headers, b""))
+        return there if there.status >= 400 else self._reactions.answer(request, place)
 
     def after(self, request: Request, reply: Reply) -> Reply:
         issue = _ISSUE.match(request.bare_path)

@@ -1,0 +1,59 @@
+"""Check runs, which an App alone may write."""
+
+from __future__ import annotations
+
+from github import Github
+from github.CheckRun import CheckRun as GitHubCheckRun
+
+from worker.adapters.forge import text
+from worker.adapters.forge.border import translated
+from worker.adapters.forge.client import connect
+from worker.adapters.forge.connection import Connection
+from worker.errors import ForgeRefused
+from worker.stages.forge import CheckRun, Conclusion
+
+
+class Checks(Connection):
+    def find_check_run(self, head: str, name: str, external_id: str) -> CheckRun | None:
+        with translated(f"list the check runs of {self._name}@{head[:12]}"):
+            commit = self._for_checks().get_repo(self._name).get_commit(head)
+            for found in commit.get_check_runs(check_name=name, filter="all"):
+                if found.external_id == external_id:
+                    return _check(found)
+        return None
+
+    def create_check_run(
+        self, *, head: str, name: str, external_id: str, conclusion: Conclusion, title: str, summary: str
+    ) -> CheckRun:
+        with translated(f"make a check run on {self._name}@{head[:12]}"):
+            made = (
+                self._for_checks()
+                .get_repo(self._name)
+                .create_check_run(
+                    name,
+                    head,
+                    external_id=external_id,
+                    status="completed",
+                    conclusion=conclusion,
+                    output={"title": text.title(title), "summary": text.body(summary)},
+                )
+            )
+            return _check(made)
+
+    def _for_checks(self) -> Github:
+        if self._checks is None:
+            auth = self._identity.checks_auth(self._name, self._installation_id)
+            if auth is None:
+                raise ForgeRefused("check runs are for Apps alone")
+            self._checks = connect(auth, self._options)
+        return self._checks
+
+
+def _check(check: GitHubCheckRun) -> CheckRun:
+    return CheckRun(
+        id=check.id,
+        name=check.name,
+        head=check.head_sha,
+        external_id=check.external_id or "",
+        conclusion=check.conclusion or "",
+    )

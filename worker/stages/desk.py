@@ -1,0 +1,54 @@
+"""What the parts of intake share: the store, GitHub, git, the queue, and how a delivery is finished and told of."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from uuid import UUID
+
+from worker import wakes
+from worker.errors import Permanent, Transient
+from worker.runs import requests
+from worker.runs.asked import CommandRequest, IssueRequest, StopRequest
+from worker.stages import texts
+from worker.stages.forge import Forge, Forges, Reaction
+from worker.stages.ports import Repositories
+from worker.stages.status import set_status
+from worker.store.models import Delivery, DeliveryState
+from worker.store.session import Store
+
+log = logging.getLogger(__name__)
+
+OfAnIssue = IssueRequest | StopRequest | CommandRequest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Desk:
+    store: Store
+    forges: Forges
+    repositories: Repositories
+    send: Callable[[wakes.Wake], None]
+    profile: str
+    max_attempts: int
+
+    def finish(self, delivery: Delivery, state: DeliveryState, reason: str, *, run_id: UUID | None = None) -> None:
+        log.info("delivery_finished", extra={"to": state.value, "why": reason})
+        with self.store.transaction() as session:
+            requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=run_id)
+
+    def tell(self, request: OfAnIssue, headline: str) -> None:
+        """In the status comment. Nothing depends on its being told."""
+        try:
+            forge = self.forges.open(request.repository, request.installation_id)
+            set_status(forge, request.issue_number, texts.status(request.issue_number, None, headline))
+        except (Transient, Permanent) as error:
+            log.warning("status_comment_failed", extra={"repository": request.repository, "why": str(error)})
+
+    def react(self, forge: Forge, request: OfAnIssue, reaction: Reaction) -> None:
+        """To what asked: a comment, else the issue. The first that people see, and nothing depends on it."""
+        comment_id = None if isinstance(request, StopRequest) else request.comment_id
+        try:
+            forge.react(request.issue_number, reaction, comment_id=comment_id)
+        except (Transient, Permanent) as error:
+            log.info("no_reaction", extra={"repository": request.repository, "why": str(error)})
