@@ -93,8 +93,8 @@ def _comment_created(payload: Payload, names: Names) -> CommandRequest:
     if said is None:
         raise Ignored("the comment gives no command")
     on_pull_request = read.get(payload, "issue", "pull_request") is not None
-    if said.verb is Verb.REVISE and not said.text:
-        raise Ignored("the comment mentions us and says nothing")
+    if said.verb is Verb.UNKNOWN and not said.text:
+        raise Ignored("the comment names us and says nothing")
     sender, sender_type = _person(payload, "bots give no commands")
     author = read.get(payload, "comment", "user", "login")
     if author is not None and author != sender:
