@@ -202,7 +202,8 @@ class Agent:
         return None
 
     def _submit(self, summary: str) -> Turn:
-        if self._workspace.unchanged and self._memory.first("nothing_changed"):
+        # To remarks and questions words alone can be an answer.
+        if self.task.revision is None and self._workspace.unchanged and self._memory.first("nothing_changed"):
             return Turn(note=prompts.nudge("nothing_changed"))
         tree = self._workspace.tree
         if self._review and tree and not self._workspace.unchanged and self._memory.first("review"):

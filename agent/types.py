@@ -282,6 +282,29 @@ class AgentResult(Frozen):
         return self.final_tree != self.base_tree
 
 
+class Remark(Frozen):
+    """What a person with rights on the repository says about a pull request of ours. `path` and `line`: where, if it is
+    about a place; `hunk`: the diff there, as the forge shows it."""
+
+    number: int
+    author: str
+    body: str
+    path: str | None = None
+    line: int | None = None
+    hunk: str = ""
+
+
+class Revision(Frozen):
+    """An issue that was worked on before. With `remarks` the change is to be revised; with a `question` it is to be
+    answered in words. `diff`: the change so far, against the base."""
+
+    starts_at: str = Field(description="commit id of the change so far, where the work begins")
+    diff: str
+    files: int
+    remarks: tuple[Remark, ...] = ()
+    question: str | None = None
+
+
 class Task(Frozen):
     """What the agent is asked to do. All of it is data from strangers, except `instructions` (base branch)."""
 
@@ -293,3 +316,9 @@ class Task(Frozen):
     test_command: str | None = None
     instructions: str | None = None
     files: tuple[str, ...] = Field(default=(), description="paths at the base commit; the prompt shows a short map")
+    revision: Revision | None = None
+
+    @property
+    def starts_at(self) -> str:
+        """The commit that the workspace is opened at."""
+        return self.base_commit if self.revision is None else self.revision.starts_at

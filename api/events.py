@@ -19,6 +19,7 @@ from worker.runs.asked import (
     PullRequestEvent,
     Removal,
     RemovedRequest,
+    ReviewRequest,
     StopRequest,
 )
 from worker.runs.commands import Verb, command
@@ -89,12 +90,14 @@ def _comment_created(payload: Payload, names: Names) -> CommandRequest:
     body = read.text(payload, "comment", "body", absent="")
     if OURS in body:
         raise Ignored("the comment is our own")
-    said = command(body, mention=names.mention)
+    on_pull_request = read.get(payload, "issue", "pull_request") is not None
+    # Whoever talks to the service about a pull request says what is to change.
+    otherwise = Verb.REVISE if on_pull_request else Verb.UNKNOWN
+    said = command(body, mention=names.mention, otherwise=otherwise)
     if said is None:
         raise Ignored("the comment gives no command")
-    on_pull_request = read.get(payload, "issue", "pull_request") is not None
-    if said.verb is Verb.UNKNOWN and not said.text:
-        raise Ignored("the comment names us and says nothing")
+    if said.verb in (Verb.UNKNOWN, Verb.REVISE, Verb.EXPLAIN) and not said.text:
+        raise Ignored("the comment says nothing besides our name")
     sender, sender_type = _person(payload, "bots give no commands")
     author = read.get(payload, "comment", "user", "login")
     if author is not None and author != sender:
@@ -113,16 +116,11 @@ def _comment_created(payload: Payload, names: Names) -> CommandRequest:
 
 
 def _pull_request(payload: Payload, _names: Names) -> PullRequestEvent:
-    repository = read.repository(payload, "repository", "full_name")
-    branch = read.text(payload, "pull_request", "head", "ref", limit=300)
-    # Null where the fork was deleted; a fork's branch may be called like ours, and is not.
-    lives_in = read.get(payload, "pull_request", "head", "repo", "full_name")
-    if not branch.startswith(BRANCHES) or not isinstance(lives_in, str) or lives_in.lower() != repository.lower():
-        raise Ignored("the pull request is not from a branch of ours")
+    branch = _branch_of_ours(payload)
     sender, sender_type = _sender(payload)
     merged = read.get(payload, "pull_request", "merged") is True
     return PullRequestEvent(
-        repository=repository,
+        repository=read.repository(payload, "repository", "full_name"),
         installation_id=read.installation(payload),
         issue_number=read.number(payload, "pull_request", "number"),
         sender=sender,
@@ -135,6 +133,37 @@ def _pull_request(payload: Payload, _names: Names) -> PullRequestEvent:
         draft=read.get(payload, "pull_request", "draft") is True,
         at=read.moment(payload, "pull_request", "updated_at"),
     )
+
+
+def _review(payload: Payload, _names: Names) -> ReviewRequest:
+    branch = _branch_of_ours(payload)
+    body = read.text(payload, "review", "body", absent="")
+    if OURS in body:
+        raise Ignored("the review is our own")
+    sender, sender_type = _person(payload, "bots ask for no changes")
+    state = read.text(payload, "review", "state").lower()
+    if state not in ("approved", "changes_requested", "commented"):
+        raise Ignored(f"a review that is {state[:40]}")
+    return ReviewRequest(
+        repository=read.repository(payload, "repository", "full_name"),
+        installation_id=read.installation(payload),
+        issue_number=read.number(payload, "pull_request", "number"),
+        sender=sender,
+        sender_type=sender_type,
+        review_id=read.number(payload, "review", "id"),
+        state=state,
+        branch=branch,
+    )
+
+
+def _branch_of_ours(payload: Payload) -> str:
+    repository = read.repository(payload, "repository", "full_name")
+    branch = read.text(payload, "pull_request", "head", "ref", limit=300)
+    # Null where the fork was deleted; a fork's branch may be called like ours, and is not.
+    lives_in = read.get(payload, "pull_request", "head", "repo", "full_name")
+    if not branch.startswith(BRANCHES) or not isinstance(lives_in, str) or lives_in.lower() != repository.lower():
+        raise Ignored("the pull request is not from a branch of ours")
+    return branch
 
 
 def _installation_gone(removal: Removal) -> Callable[[Payload, Names], RemovedRequest]:
@@ -233,6 +262,7 @@ _HANDLERS: Mapping[tuple[str, str | None], Callable[[Payload, Names], Asked]] = 
     ("installation", "deleted"): _installation_gone("uninstalled"),
     ("installation", "suspend"): _installation_gone("suspended"),
     ("installation_repositories", "removed"): _repositories_removed,
+    ("pull_request_review", "submitted"): _review,
     **{
         ("repository", removal): _repository_gone(removal)
         for removal in ("archived", "deleted", "renamed", "transferred")

@@ -20,6 +20,8 @@ from worker.stages.forge import (
     PullRequestRef,
     Reaction,
     RepositoryInfo,
+    Review,
+    ReviewComment,
 )
 
 BOT = "devstral-fixer[bot]"
@@ -40,6 +42,9 @@ class FakeRepository:
     pull_requests: list[PullRequestRef] = field(default_factory=list)
     check_runs: list[CheckRun] = field(default_factory=list)
     reactions: list[tuple[int, int | None, Reaction]] = field(default_factory=list)
+    reviews: dict[int, list[Review]] = field(default_factory=dict)
+    replies: list[ReviewComment] = field(default_factory=list)
+    resolved: set[int] = field(default_factory=set)
     has_branch: Callable[[str], bool] = lambda _: True
     head_of: Callable[[str], str] = lambda _: "0" * 40
 
@@ -157,6 +162,36 @@ class FakeForge:
             if reference.number == number:
                 return reference
         raise ForgeRefused(f"no pull request {number}")
+
+    def review(self, number: int, review_id: int) -> Review:
+        self._begin("review")
+        self.pull_request(number)
+        for review in self._repository.reviews.get(number, []):
+            if review.id == review_id:
+                return review
+        raise ForgeRefused(f"no review {review_id}")
+
+    def thread(self, number: int, comment_id: int) -> Sequence[ReviewComment]:
+        self._begin("thread")
+        said = [*(c for r in self._repository.reviews.get(number, []) for c in r.comments)]
+        return tuple(c for c in [*said, *self._repository.replies] if comment_id in (c.id, c.answers))
+
+    def reply(self, number: int, comment_id: int, body: str) -> None:
+        after = self._begin("reply")
+        (began, *_) = self.thread(number, comment_id) or [None]
+        if began is None:
+            raise ForgeRefused(f"no review comment {comment_id}")
+        answer = began.model_copy(
+            update={"id": 10_000 + len(self._repository.replies), "author": BOT, "body": body, "answers": comment_id}
+        )
+        self._repository.replies.append(answer)
+        self._end(after)
+
+    def resolve_threads(self, number: int, comment_ids: Sequence[int]) -> None:
+        after = self._begin("resolve_threads")
+        self.pull_request(number)
+        self._repository.resolved.update(comment_ids)
+        self._end(after)
 
     def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef:
         after = self._begin("open_pull_request")

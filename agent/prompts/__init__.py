@@ -8,6 +8,7 @@ import json
 from collections.abc import Sequence
 from string import Template
 
+from agent.prompts import revising
 from agent.prompts.fence import bounded, tag_for, visible
 from agent.prompts.filemap import ENTRIES, file_map
 from agent.prompts.later import FILE as LATER
@@ -15,7 +16,7 @@ from agent.prompts.links import listed
 from agent.prompts.templates import fill, sections, source
 from agent.types import Limits, Task, ToolSpec
 
-_FILES = ("system.md", "task.md", "nudges.md", LATER)
+_FILES = ("system.md", "task.md", "nudges.md", LATER, revising.FILE)
 _INSTRUCTIONS_BYTES = 32 << 10
 _BODY_BYTES = 24_000
 _TITLE_CHARACTERS = 300
@@ -47,6 +48,8 @@ def task(task: Task, limits: Limits, share: float = 1.0, *, files: bool = True) 
     shown.append(_fill("issue", base_commit=task.base_commit, title=title, tag=tag_for("issue_text", body), body=body))
     if links := "\n".join(listed(body)):
         shown.append(_fill("links", tag=tag_for("links", links), links=links))
+    if task.revision is not None:
+        shown += revising.told(task.revision, part)
     return "\n\n".join(shown)
 
 

@@ -11,10 +11,11 @@ from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
 from tests.github_double import app_forges, push_branch, running_double
 from worker.demo.github_double import GitHubDouble
 from worker.errors import ForgeRefused, ForgeUnavailable
-from worker.stages.forge import Forge, Forges
+from worker.stages.forge import Forge, Forges, Review, ReviewComment
 
 REPOSITORY = "acme/widgets"
 MARKER = "<!-- devstral-fix:test -->"
+SAID = ("Rename it.", "Why?")
 
 
 @dataclass
@@ -24,6 +25,8 @@ class Subject:
     new_issue: Callable[[], int]
     branch: Callable[[str], str]
     lose_answer: Callable[[str, int], None]
+    new_review: Callable[[int], int]
+    resolved: Callable[[int], bool]
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +34,16 @@ def double(tmp_path_factory) -> Iterator[GitHubDouble]:
     with running_double(tmp_path_factory.mktemp("double")) as double:
         double.create_repository(REPOSITORY, {"a.py": "x = 1\n"})
         yield double
+
+
+def fake_review(repository: FakeRepository, number: int) -> int:
+    said = [
+        ReviewComment(id=500 + n, author="octo-admin", body=body, path="a.py", line=None, hunk="")
+        for n, body in enumerate(SAID)
+    ]
+    made = Review(id=50, author="octo-admin", state="changes_requested", body="Nearly.", comments=tuple(said))
+    repository.reviews.setdefault(number, []).append(made)
+    return made.id
 
 
 def fake_subject() -> Subject:
@@ -44,6 +57,8 @@ def fake_subject() -> Subject:
         forges=FakeForges(forge),
         new_issue=lambda: repository.open_issue("A bug", "It breaks."),
         branch=lambda name: (branches.add(name), "a" * 40)[1],
+        new_review=lambda number: fake_review(repository, number),
+        resolved=repository.resolved.__contains__,
         lose_answer=lambda what, _: forge.faults.update({methods[what]: [After(ForgeUnavailable("lost"))]}),
     )
 
@@ -65,6 +80,8 @@ def subject(request, tmp_path) -> Iterator[Subject]:
         forges=forges,
         new_issue=lambda: double.create_issue(REPOSITORY, "A bug", "It breaks."),
         branch=lambda name: push_branch(double, REPOSITORY, name, tmp_path / name.replace("/", "-")),
+        new_review=lambda number: double.review(REPOSITORY, number, "Nearly.", comments=[("a.py", 1, s) for s in SAID]),
+        resolved=double.resolved,
         lose_answer=lambda what, number: double.fault(paths[what].format(number), status=502, forward=True),
     )
     double.clear_faults()
@@ -217,3 +234,27 @@ def test_a_pull_request_by_its_number(subject):
     assert len(found.head_commit) == 40
     with pytest.raises(ForgeRefused):
         subject.forge.pull_request(999_999)
+
+
+def test_a_review_and_answers_in_its_threads(subject):
+    subject.branch("devstral/issue-78")
+    pull = subject.forge.open_pull_request(title="T", body="B", head="devstral/issue-78", base="main", draft=True)
+    review_id = subject.new_review(pull.number)
+    review = subject.forge.review(pull.number, review_id)
+    assert (review.author, review.state, review.body) == ("octo-admin", "changes_requested", "Nearly.")
+    assert tuple(c.body for c in review.comments) == SAID
+    assert {(c.author, c.path, c.answers) for c in review.comments} == {("octo-admin", "a.py", None)}
+    first, second = review.comments
+    assert [c.id for c in subject.forge.thread(pull.number, first.id)] == [first.id]
+    subject.forge.reply(pull.number, first.id, "Done.")
+    began, answer = subject.forge.thread(pull.number, first.id)
+    assert (began.id, answer.body, answer.answers) == (first.id, "Done.", first.id)
+    for _ in range(2):
+        subject.forge.resolve_threads(pull.number, [first.id])
+    assert subject.resolved(first.id)
+    assert not subject.resolved(second.id)
+    with pytest.raises(ForgeRefused):
+        subject.forge.review(pull.number, 999_999)
+    with pytest.raises(ForgeRefused):
+        subject.forge.reply(pull.number, 999_999, "x")
+    assert list(subject.forge.thread(pull.number, 999_999)) == []

@@ -12,7 +12,7 @@ import pytest
 from api.webhooks import Received, Rejected
 from tests.github_double import octokit_examples
 from tests.unit.test_webhooks import LABEL, ignored, labeled, refused, send
-from worker.runs.asked import CommandRequest, PullRequestEvent, RemovedRequest, stored_request
+from worker.runs.asked import CommandRequest, PullRequestEvent, RemovedRequest, ReviewRequest, stored_request
 from worker.runs.commands import Verb
 
 
@@ -57,14 +57,17 @@ def test_a_command_is_taken_with_the_issue_as_it_is_then() -> None:
 
 
 def test_at_a_pull_request_it_is_the_same_event() -> None:
-    assert given(commented("@devstral-fixer rename it", pull_request=True)).on_pull_request
+    request = given(commented("@devstral-fixer rename it", pull_request=True))
+    assert (request.on_pull_request, request.verb, request.words) == (True, Verb.REVISE, "rename it")
+    assert given(commented("@devstral-fixer rename it")).verb is Verb.UNKNOWN
+    assert given(commented("/devstral rename it", pull_request=True)).verb is Verb.UNKNOWN
 
 
 @pytest.mark.parametrize(
     ("payload", "why"),
     [
         (commented("Thanks!"), "gives no command"),
-        (commented("@devstral-fixer"), "says nothing"),
+        (commented("@devstral-fixer"), "says nothing besides our name"),
         (commented("<!-- devstral-fix:status issue=1 -->\n/devstral fix"), "our own"),
         (commented(sender={"login": "x[bot]", "type": "User"}), "bots give no commands"),
         (commented(sender={"login": "x", "type": "Bot"}), "bots give no commands"),
@@ -75,6 +78,36 @@ def test_at_a_pull_request_it_is_the_same_event() -> None:
 )
 def test_what_gives_no_command(payload: dict[str, Any], why: str) -> None:
     assert why in ignored(send(payload, event="issue_comment"))
+
+
+def reviewed(**changes: Any) -> dict[str, Any]:
+    """A published `pull_request_review.submitted`, of a branch of ours."""
+    payload = copy.deepcopy(octokit_examples("pull_request_review", "submitted")[0])
+    payload["pull_request"]["head"]["ref"] = "devstral/issue-7"
+    return payload | changes
+
+
+@pytest.mark.parametrize("state", ["approved", "changes_requested", "commented", "CHANGES_REQUESTED"])
+def test_a_review_of_a_pull_request_of_ours(state: str) -> None:
+    payload = reviewed()
+    payload["review"]["state"] = state
+    answer = send(payload, event="pull_request_review")
+    assert isinstance(answer, Received)
+    request = answer.request
+    assert isinstance(request, ReviewRequest), answer.ignored_reason
+    assert (request.review_id, request.state) == (payload["review"]["id"], state.lower())
+    assert (request.issue_number, request.branch) == (payload["pull_request"]["number"], "devstral/issue-7")
+
+
+def test_reviews_that_ask_nothing() -> None:
+    for payload, why in (
+        (reviewed(sender={"login": "x[bot]", "type": "Bot"}), "bots ask for no changes"),
+        (octokit_examples("pull_request_review", "submitted")[0], "not from a branch of ours"),
+        (reviewed(review=reviewed()["review"] | {"state": "pending"}), "a review that is pending"),
+        (reviewed(review=reviewed()["review"] | {"body": "<!-- devstral-fix:run -->"}), "our own"),
+        (reviewed(action="edited"), "is not handled"),
+    ):
+        assert why in ignored(send(payload, event="pull_request_review"))
 
 
 @pytest.mark.parametrize("action", ["closed", "reopened", "synchronize", "converted_to_draft", "ready_for_review"])
@@ -166,6 +199,7 @@ def _mutated(payload: dict[str, Any], path: tuple[str, ...], value: Any) -> dict
         ("issues", labeled(action="unlabeled")),
         ("issue_comment", commented(pull_request=True)),
         ("pull_request", pulled(merged=True, merge_commit_sha="a" * 40)),
+        ("pull_request_review", reviewed()),
         ("installation", octokit_examples("installation", "deleted")[0]),
         ("installation_repositories", octokit_examples("installation_repositories", "removed")[0]),
         ("repository", octokit_examples("repository", "renamed")[0]),
@@ -176,7 +210,7 @@ def _mutated(payload: dict[str, Any], path: tuple[str, ...], value: Any) -> dict
 def test_whatever_a_field_holds_is_read_or_refused(event: str, payload: dict[str, Any]) -> None:
     """Each field missing, and of each wrong type: stored, ignored or 400, and never more than that."""
     needed = ("action", "issue", "comment", "pull_request", "repository", "sender", "installation", "label", "changes")
-    kept = {key: value for key, value in payload.items() if key in (*needed, "repositories_removed")}
+    kept = {key: value for key, value in payload.items() if key in (*needed, "review", "repositories_removed")}
     tried = 0
     for path in _paths(kept, 4):
         if path[-1].endswith("_url") and path[-1] != "html_url":

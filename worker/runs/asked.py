@@ -115,7 +115,22 @@ class PullRequestEvent(_OfAnIssue):
     at: datetime | None = None
 
 
-Asked = IssueRequest | StopRequest | CommandRequest | RemovedRequest | PullRequestEvent
+class ReviewRequest(_OfAnIssue):
+    """A review of a pull request from a branch of ours was handed in. Its comments are GitHub's to tell."""
+
+    kind: Literal["review"] = "review"
+    review_id: int
+    state: Literal["approved", "changes_requested", "commented"]
+    branch: str
+
+
+class WaitingRequest(_OfAnIssue):
+    """Of our own making, at the end of a run: remarks came meanwhile, and are to be seen to now."""
+
+    kind: Literal["waiting"] = "waiting"
+
+
+Asked = IssueRequest | StopRequest | CommandRequest | RemovedRequest | PullRequestEvent | ReviewRequest | WaitingRequest
 
 
 def _kind(value: Any) -> str:
@@ -129,7 +144,9 @@ _ASKED: TypeAdapter[Asked] = TypeAdapter(
         | Annotated[StopRequest, Tag("stop")]
         | Annotated[CommandRequest, Tag("command")]
         | Annotated[RemovedRequest, Tag("removed")]
-        | Annotated[PullRequestEvent, Tag("pull_request")],
+        | Annotated[PullRequestEvent, Tag("pull_request")]
+        | Annotated[ReviewRequest, Tag("review")]
+        | Annotated[WaitingRequest, Tag("waiting")],
         Discriminator(_kind),
     ]
 )

@@ -21,6 +21,8 @@ class Verb(StrEnum):
     RETRY = "retry"  #: the same, after an end
     STOP = "stop"  #: end what is under way
     STATUS = "status"  #: show again how it stands
+    EXPLAIN = "explain"  #: an answer in words, no change
+    REVISE = "revise"  #: change the pull request as said
     UNKNOWN = "unknown"  #: something else was asked for
 
 
@@ -30,6 +32,8 @@ HELP = {
     Verb.RETRY: "try again after an end",
     Verb.STOP: "end what is under way",
     Verb.STATUS: "show how it stands",
+    Verb.EXPLAIN: "answer a question about the issue or the change, in words alone",
+    Verb.REVISE: "change the pull request as you say",
 }
 
 
@@ -48,28 +52,28 @@ _VERB = re.compile(
 )
 
 
-def command(body: str, *, mention: str | None = None) -> Command | None:
+def command(body: str, *, mention: str | None = None, otherwise: Verb = Verb.UNKNOWN) -> Command | None:
     """The first command of a comment; None where it gives none. `mention`: the name people mention it by, without @.
 
-    Without a verb that is known, it is UNKNOWN.
+    Without a verb that is known, it is UNKNOWN; a mention is then what `otherwise` says.
     """
     lines = _HIDDEN.sub(_as_lines, body.replace("\r\n", "\n").replace("\r", "\n")).split("\n")
     for index in _own_words(lines):
         said = _SLASH.match(lines[index])
         if said is not None:
-            return _command("\n".join([said[1], *lines[index + 1 :]]))
+            return _command("\n".join([said[1], *lines[index + 1 :]]), Verb.UNKNOWN)
         rest = None if mention is None else _mentioned(lines[index], mention)
         if rest is not None:
-            return _command("\n".join([rest, *lines[index + 1 :]]))
+            return _command("\n".join([rest, *lines[index + 1 :]]), otherwise)
     return None
 
 
-def _command(text: str) -> Command:
+def _command(text: str, otherwise: Verb) -> Command:
     found = _VERB.match(text)
     verb = None if found is None else found["verb"].lower()
     if found is not None and verb in HELP:
         return Command(verb=Verb(verb), text=found["rest"].strip()[:WORDS])
-    return Command(verb=Verb.UNKNOWN, text=text.strip()[:WORDS])
+    return Command(verb=otherwise, text=text.strip()[:WORDS])
 
 
 def _mentioned(line: str, name: str) -> str | None:

@@ -62,6 +62,26 @@ class PullRequestRef(Frozen):
     head_commit: str
 
 
+class ReviewComment(Frozen):
+    """At lines of a change. `answers`: the comment that its thread began with, where it is a reply."""
+
+    id: int
+    author: str
+    body: str
+    path: str
+    line: int | None
+    hunk: str
+    answers: int | None = None
+
+
+class Review(Frozen):
+    id: int
+    author: str
+    state: str
+    body: str
+    comments: tuple[ReviewComment, ...]
+
+
 class CheckRun(Frozen):
     """What a commit shows of us. `external_id` is ours: it is found by it."""
 
@@ -111,6 +131,18 @@ class Forge(Protocol):
 
     def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
         """Closed without merging, with `body` saying why; closing a closed one only changes its body."""
+
+    def review(self, number: int, review_id: int) -> Review:
+        """Of a pull request, with the comments that were handed in with it."""
+
+    def thread(self, number: int, comment_id: int) -> Sequence[ReviewComment]:
+        """The comments on a pull request's change that belong to the thread which began with `comment_id`."""
+
+    def reply(self, number: int, comment_id: int, body: str) -> None:
+        """In the thread that began with a review's comment. Not looked up: see `thread`."""
+
+    def resolve_threads(self, number: int, comment_ids: Sequence[int]) -> None:
+        """The threads that began with these; those that are resolved, or can't be, stay as they are."""
 
     def add_label(self, number: int, label: str) -> None: ...
 

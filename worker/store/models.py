@@ -26,7 +26,8 @@ class DeliveryState(StrEnum):
 
 class RunKind(StrEnum):
     FIX = "fix"
-    REVISE = "revise"
+    REVISE = "revise"  #: a pull request of ours is changed, as people who reviewed it ask
+    EXPLAIN = "explain"  #: a question is answered in words
     TRIAGE = "triage"
 
 
@@ -145,6 +146,8 @@ class Run(Base):
     base_branch: Mapped[str]
     base_commit: Mapped[str]
     branch: Mapped[str]
+    head_commit: Mapped[str | None]  #: where the work begins, if that is not the base: the pull request's commit
+    shown_on: Mapped[int | None]  #: number of the pull request that its status comment stands at; null: the issue
     repository_config: Mapped[dict[str, Any]] = mapped_column(server_default=text("'{}'::jsonb"))
     status_comment_id: Mapped[int | None]
     told_phase: Mapped[str | None]  #: which phase its issue was told of last; `worker.runs.progress`
@@ -179,6 +182,11 @@ class Run(Base):
     completion_tokens: Mapped[int] = mapped_column(server_default="0")
     usd: Mapped[Decimal] = mapped_column(server_default="0")
     usd_low: Mapped[Decimal] = mapped_column(server_default="0")  #: what it cost at least
+
+    @property
+    def place(self) -> int:
+        """The number of the issue or pull request at which people are told of it."""
+        return self.shown_on or self.issue_number
 
     queued_at: Mapped[datetime] = _now()
     started_at: Mapped[datetime | None]

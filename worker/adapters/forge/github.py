@@ -16,6 +16,7 @@ from worker.adapters.forge.checks import Checks
 from worker.adapters.forge.client import ClientOptions
 from worker.adapters.forge.issues import Issues
 from worker.adapters.forge.pulls import Pulls
+from worker.adapters.forge.reviews import Reviews
 from worker.errors import ForgeRefused
 from worker.stages.forge import Forge, RepositoryInfo
 
@@ -49,7 +50,7 @@ class GitHubForges:
         return GitHubForge(repository, installation_id, self._identity, self._options)
 
 
-class GitHubForge(Issues, Pulls, Checks):
+class GitHubForge(Issues, Pulls, Reviews, Checks):
     """Parts by what they touch; this class is the repository itself."""
 
     def login(self) -> str:

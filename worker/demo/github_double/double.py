@@ -28,6 +28,7 @@ from worker.demo.github_double.front import Front
 from worker.demo.github_double.git_http import GitHttp
 from worker.demo.github_double.hop import DeliveryRecord, Hop, sign
 from worker.demo.github_double.repairs import Repairs
+from worker.demo.github_double.serving import Reply, Request
 from worker.demo.github_double.tokens import Token, Tokens
 from worker.demo.node import node_command
 
@@ -72,6 +73,7 @@ class GitHubDouble:
         # No proxy of the environment: everything here is on loopback.
         self._opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         self._stack = contextlib.ExitStack()
+        self._repairs: Repairs | None = None
         with contextlib.ExitStack() as starting:
             self._traffic = Traffic(root / "requests.jsonl")
             starting.callback(self._traffic.close)
@@ -92,12 +94,14 @@ class GitHubDouble:
                 log_file=root / "emulate.log",
             )
             starting.callback(emulator.stop)
-            front.connect(
-                emulator.url, lambda forward: Repairs(forward, self.repositories, self._traffic, self.admin_token)
-            )
+            front.connect(emulator.url, self._repair)
             self._stack = starting.pop_all()
         self.api_url = front.url
         self.emulator_pid = emulator.pid
+
+    def _repair(self, forward: Callable[[Request], Reply]) -> Repairs:
+        self._repairs = Repairs(forward, self.repositories, self._traffic, self.admin_token)
+        return self._repairs
 
     def __enter__(self) -> Self:
         return self
@@ -228,6 +232,29 @@ class GitHubDouble:
 
     def comments(self, repository: str, number: int) -> list[dict[str, Any]]:
         return self._pages(f"/repos/{repository}/issues/{number}/comments")
+
+    def review(
+        self,
+        repository: str,
+        number: int,
+        body: str = "",
+        *,
+        event: str = "REQUEST_CHANGES",
+        comments: Sequence[tuple[str, int, str]] = (),
+        as_user: str = ADMIN,
+    ) -> int:
+        """Hand in a review of a pull request; `comments`: path, position in the diff, words. Its id. emulate then sends
+        the signed `pull_request_review.submitted` through the hop."""
+        listed = [{"path": path, "position": position, "body": words} for path, position, words in comments]
+        value = {"body": body, "event": event, "comments": listed}
+        return int(self.call("POST", f"/repos/{repository}/pulls/{number}/reviews", value, as_user=as_user)["id"])
+
+    def review_comments(self, repository: str, number: int) -> list[dict[str, Any]]:
+        return self._pages(f"/repos/{repository}/pulls/{number}/comments")
+
+    def resolved(self, comment_id: int) -> bool:
+        """Whether the thread that began with a review's comment was resolved."""
+        return self._repairs is not None and self._repairs.threads.resolved(comment_id)
 
     def reactions(self, repository: str, number: int, *, comment_id: int | None = None) -> list[str]:
         """Of an issue, or of a comment on one."""
