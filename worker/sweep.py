@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from worker import wakes
 from worker.observe import Watch
-from worker.runs import budget_words, budgets, notifications, progress, quarantine, requests, setups, states
+from worker.runs import budget_words, budgets, notifications, progress, quarantine, remarks, requests, setups, states
 from worker.runs.accounts import DayLimits
 from worker.store import lane_upkeep, lanes, queries
 from worker.store.models import Run, RunState
@@ -31,7 +31,14 @@ class Sweep:
     def __call__(self) -> None:
         """Each part by itself: what one of them stumbles over must not keep the others from their work."""
         failed: list[Exception] = []
-        for part in (self._free_leases, self._end_cancelled, self._mind_money, self._mend_lanes, self._announce):
+        for part in (
+            self._free_leases,
+            self._end_cancelled,
+            self._mind_money,
+            self._mend_lanes,
+            self._see_to_remarks,
+            self._announce,
+        ):
             try:
                 part()
             except Exception as error:
@@ -65,6 +72,12 @@ class Sweep:
             lane_upkeep.tidy(session)
         if added:
             log.warning("lanes_mended", extra={"count": added})
+
+    def _see_to_remarks(self) -> None:
+        """What was said while a run was at work, once it has ended: a request of our own, handled as any other."""
+        with self.store.transaction() as session:
+            for request in remarks.left_waiting(session):
+                requests.ask(session, request)
 
     def _mind_money(self) -> None:
         with self.store.transaction() as session:

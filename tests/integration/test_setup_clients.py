@@ -35,9 +35,14 @@ def index():
         yield running
 
 
+OLDEST_CARGO = (1, 70)
+
+
 def tool(name: str) -> Path | None:
     """What has to be shown for a program to be inside: None when it is there anyway. Skips where there is none."""
-    if shutil.which(name, path=USUAL):
+    if (usual := shutil.which(name, path=USUAL)) is not None:
+        if name == "cargo" and (said := _version(usual)) < OLDEST_CARGO:
+            pytest.skip(f"{usual} is of version {said[0]}.{said[1]}: it knows no sparse registries")
         return None
     if name == "cargo" and (home := _toolchain()) is not None:
         return home
@@ -46,6 +51,12 @@ def tool(name: str) -> Path | None:
         pytest.skip(f"there is no {name} on this machine")
     folder = Path(found).resolve().parent
     return folder.parent if folder.name == "bin" else folder
+
+
+def _version(program: str) -> tuple[int, int]:
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, cwd="/").stdout
+    major, minor, *_ = told.split()[1].split(".")
+    return int(major), int(minor)
 
 
 def _toolchain() -> Path | None:

@@ -9,7 +9,7 @@ from uuid import UUID
 from sqlalchemy import ColumnElement, and_, case, func, or_, select, update
 from sqlalchemy.orm import Session
 
-from worker.store.models import LIVE, Run, RunState
+from worker.store.models import LIVE, Run, RunKind, RunState
 
 SETTLING_SECONDS = 5.0  # what passes sooner than that is not worth a comment's edit
 AGAIN_SECONDS = 60.0  # between two looks at a run that is worked on; longer and longer the longer it takes
@@ -42,6 +42,7 @@ def due(session: Session, *, limit: int = 50) -> Sequence[UUID]:
         select(Run.id)
         .where(
             Run.state.in_(LIVE),
+            Run.kind != RunKind.EXPLAIN,  # whoever asks gets the answer
             or_(
                 and_(Run.told_phase.is_distinct_from(_phase_sql()), silent >= SETTLING_SECONDS),
                 and_(Run.state == RunState.RUNNING, silent >= func.greatest(AGAIN_SECONDS, worked / 2)),
@@ -53,6 +54,12 @@ def due(session: Session, *, limit: int = 50) -> Sequence[UUID]:
     )
     statement = update(Run).where(Run.id.in_(found)).values(told_at=func.now()).returning(Run.id)
     return session.scalars(statement.execution_options(synchronize_session=False)).all()
+
+
+def seconds_at_work(session: Session, run: Run) -> float:
+    """Since it was first claimed, by the database's clock."""
+    since = func.extract("epoch", func.now() - func.coalesce(Run.started_at, Run.queued_at))
+    return float(session.scalar(select(since).where(Run.id == run.id)) or 0.0)
 
 
 def noted(session: Session, run: Run) -> Phase:

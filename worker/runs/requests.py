@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sqlalchemy import ColumnElement, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from worker.runs import batches, pull_requests
-from worker.runs.asked import Ending, IssueRequest, Removal, RemovedRequest, StopRequest
+from worker.runs.asked import Ending, IssueRequest, Removal, RemovedRequest, StopRequest, WaitingRequest
 from worker.runs.priorities import Priority
 from worker.runs.states import FINAL, IllegalTransition, override
-from worker.store import lanes, pg_notify
+from worker.store import lanes, pg_notify, queries
 from worker.store.models import LIVE, Delivery, DeliveryState, Run, RunKind, RunState
 from worker.store.text import clean
 
@@ -227,6 +229,29 @@ def claim_delivery(session: Session, *, seconds: float) -> Delivery | None:
         .returning(Delivery)
     )
     return session.scalar(statement)
+
+
+def ask(session: Session, request: WaitingRequest) -> None:
+    """A delivery of our own making. One that was asked for and is not handled yet is not asked for again."""
+    key = f"waiting:{request.repository.lower()}#{request.issue_number}"
+    under_way = select(Delivery.id).where(Delivery.key.startswith(key + ":"), Delivery.state == DeliveryState.RECEIVED)
+    if session.scalar(under_way.limit(1)) is not None:
+        return
+    value = request.model_dump(mode="json")
+    queries.insert_delivery(
+        session,
+        key=f"{key}:{uuid4()}",
+        event="devstral-fix",
+        action="waiting",
+        repository=request.repository,
+        issue_number=request.issue_number,
+        sender=request.sender,
+        body_sha256=hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest(),
+        request=value,
+        traceparent=None,
+        state=DeliveryState.RECEIVED,
+        reason=None,
+    )
 
 
 def finish_delivery(

@@ -118,7 +118,7 @@ class Solver:
         """
         limits = self.limits.in_window(self.model.window)
         begin = progress(opening(task, limits))
-        session = self.sandbox.open(spec(git_dir, task.base_commit, self.sandbox_limits, layer))
+        session = self.sandbox.open(spec(git_dir, task.starts_at, self.sandbox_limits, layer))
         try:
             agent = Agent(
                 model=self.model,
@@ -138,7 +138,7 @@ class Solver:
             raise RepositoryRefused(f"the repository's own files could not be read: {error}") from error
         finally:
             session.close()
-        tree = result.final_tree or task.base_commit
+        tree = result.final_tree or task.starts_at
         patch = self.repositories.patch(git_dir, task.base_commit, tree)
         left_out = leftovers.among(patch)
         if left_out:

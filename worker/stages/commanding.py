@@ -9,7 +9,7 @@ from worker.holding import Work
 from worker.runs import pull_requests, requests
 from worker.runs.asked import CommandRequest
 from worker.runs.commands import HELP, SLASH, Verb
-from worker.stages import starting, stopping, telling, texts
+from worker.stages import revising, starting, stopping, telling, texts
 from worker.stages.desk import Desk
 from worker.stages.entitlement import Refused, entitled
 from worker.stages.forge import Forge
@@ -21,6 +21,16 @@ log = logging.getLogger(__name__)
 def obey(desk: Desk, delivery: Delivery, request: CommandRequest, work: Work, traceparent: str | None) -> None:
     forge = desk.forges.open(request.repository, request.installation_id)
     entitled(forge, request)
+    if request.verb is Verb.REVISE or (request.verb is Verb.FIX and request.on_pull_request):
+        if not request.on_pull_request:
+            raise Refused("there is no pull request here to revise", tell=True)
+        desk.react(forge, request, "eyes")
+        revising.comment(desk, delivery, request, work, traceparent)
+        return
+    if request.verb is Verb.EXPLAIN:
+        desk.react(forge, request, "eyes")
+        revising.explain(desk, delivery, request, work, traceparent)
+        return
     if request.on_pull_request:
         request = _of_its_issue(desk, forge, request)
     if request.verb in (Verb.FIX, Verb.RETRY):

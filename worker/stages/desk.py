@@ -10,7 +10,7 @@ from uuid import UUID
 from worker import wakes
 from worker.errors import Permanent, Transient
 from worker.runs import requests
-from worker.runs.asked import CommandRequest, IssueRequest, StopRequest
+from worker.runs.asked import CommandRequest, IssueRequest, ReviewRequest, StopRequest
 from worker.stages import texts
 from worker.stages.forge import Forge, Forges, Reaction
 from worker.stages.ports import Repositories
@@ -20,7 +20,7 @@ from worker.store.session import Store
 
 log = logging.getLogger(__name__)
 
-OfAnIssue = IssueRequest | StopRequest | CommandRequest
+OfAnIssue = IssueRequest | StopRequest | CommandRequest | ReviewRequest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,10 +45,9 @@ class Desk:
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"repository": request.repository, "why": str(error)})
 
-    def react(self, forge: Forge, request: OfAnIssue, reaction: Reaction) -> None:
+    def react(self, forge: Forge, request: IssueRequest | CommandRequest, reaction: Reaction) -> None:
         """To what asked: a comment, else the issue. The first that people see, and nothing depends on it."""
-        comment_id = None if isinstance(request, StopRequest) else request.comment_id
         try:
-            forge.react(request.issue_number, reaction, comment_id=comment_id)
+            forge.react(request.issue_number, reaction, comment_id=request.comment_id)
         except (Transient, Permanent) as error:
             log.info("no_reaction", extra={"repository": request.repository, "why": str(error)})

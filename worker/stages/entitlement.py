@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from worker.errors import ForgeRefused
-from worker.runs.asked import CommandRequest, IssueRequest, StopRequest
+from worker.runs.asked import CommandRequest, IssueRequest, ReviewRequest, StopRequest
 from worker.stages.forge import Forge, Issue, RepositoryInfo
 
 ENTITLED = frozenset({"admin", "maintain", "write"})
@@ -17,7 +17,7 @@ class Refused(Exception):
         self.tell = tell
 
 
-def entitled(forge: Forge, request: IssueRequest | StopRequest | CommandRequest) -> None:
+def entitled(forge: Forge, request: IssueRequest | StopRequest | CommandRequest | ReviewRequest) -> None:
     """Only people who can write to the repository start, steer or stop runs."""
     if request.sender_type == "Bot":
         raise Refused("bots never trigger")

@@ -18,10 +18,12 @@ from worker.runs.asked import (
     IssueRequest,
     PullRequestEvent,
     RemovedRequest,
+    ReviewRequest,
     StopRequest,
+    WaitingRequest,
     stored_request,
 )
-from worker.stages import commanding, fates, starting, stopping, texts
+from worker.stages import commanding, fates, revising, starting, stopping, texts
 from worker.stages.desk import Desk
 from worker.stages.entitlement import Refused
 from worker.store import queries
@@ -64,7 +66,7 @@ class Intake(Desk):
             self._ask(delivery, request, work, traceparent)
         except Refused as refused:
             self.finish(delivery, DeliveryState.IGNORED, str(refused))
-            if refused.tell and isinstance(request, IssueRequest | CommandRequest):
+            if refused.tell and isinstance(request, IssueRequest | CommandRequest | ReviewRequest):
                 self.tell(request, f"not started: {refused}")
         except ShuttingDown as error:
             with self.store.transaction() as session:
@@ -91,6 +93,10 @@ class Intake(Desk):
                 stopping.remove(self, delivery, request)
             case PullRequestEvent():
                 fates.record(self, delivery, request)
+            case ReviewRequest():
+                revising.review(self, delivery, request, work, traceparent)
+            case WaitingRequest():
+                revising.waiting(self, delivery, request, work, traceparent)
 
     def _again_or_fail(self, delivery: Delivery, error: Transient) -> None:
         """GitHub may be away for hours, and what people asked for is worth the wait: each pause is a quarter of the

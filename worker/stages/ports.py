@@ -51,6 +51,9 @@ class Repositories(Protocol):
     def holds(self, git_dir: Path, tree: str, base_commit: str) -> bool:
         """Whether all of a tree is here: itself, and whatever below it is not the base's."""
 
+    def merge_base(self, git_dir: Path, one: str, other: str) -> str:
+        """The newest commit that both have; RepositoryRefused when they have none."""
+
     def patch(self, git_dir: Path, base_commit: str, tree: str) -> Patch: ...
 
     def overlay(self, git_dir: Path, base: str, tree: str, paths: Sequence[str]) -> str:

@@ -29,6 +29,7 @@ from worker.stages.journal import LeasedJournal, NoRoom
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.resume import Resumption
+from worker.stages.revision import revised
 from worker.store import lanes
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
@@ -154,6 +155,8 @@ class Pursue:
             body=run.issue_body,
             commit=run.base_commit,
         )
+        with self.store.transaction() as session:
+            task = revised(session, self.repositories, git_dir, run, task)
         limits = RepositoryConfig.model_validate(run.repository_config).limits.within(self.solver.limits)
         journal = LeasedJournal(
             store=self.store,

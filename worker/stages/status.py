@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
 
 from sqlalchemy.orm import Session
 
 from agent.outcome import Outcome
 from worker import money
 from worker.errors import ForgeRefused
-from worker.runs import budget_words, pausing, queue_position
+from worker.runs import budget_words, pausing, progress, queue_position
 from worker.stages import result, texts
 from worker.stages.forge import Comment, Forge
 from worker.stages.result import Result
@@ -39,7 +38,7 @@ def shown(session: Session, run: Run, notes: Sequence[str] = ()) -> str:
     if run.state is RunState.QUEUED:
         return queued(session, run, notes)
     if run.state is RunState.RUNNING:
-        return _working(run, notes)
+        return _working(session, run, notes)
     if run.state is RunState.CONCLUDED:
         return _checking(run, notes)
     read = result.of(session, run.id)
@@ -57,20 +56,20 @@ def queued(session: Session, run: Run, details: Sequence[str]) -> str:
     wait = queue_position.told(session, run) if held is None and not paused else None
     queue = [held] if held is not None else [f"In the queue: {wait}."] if wait is not None else []
     headline = f"queued for {run.profile}, asked for by @{run.requested_by}."
-    return texts.status(run.issue_number, run.id, headline, [*paused, *queue, *details, texts.HOW_TO_STOP])
+    return texts.status(run.place, run.id, headline, [*paused, *queue, *details, texts.HOW_TO_STOP])
 
 
-def _working(run: Run, notes: Sequence[str]) -> str:
-    since = queue_position.spoken((datetime.now(UTC) - (run.started_at or run.queued_at)).total_seconds())
+def _working(session: Session, run: Run, notes: Sequence[str]) -> str:
+    since = queue_position.spoken(progress.seconds_at_work(session, run))
     spent = f", {money.usd(run.usd)} so far" if run.usd else ""
     steps = f"step {run.calls}, " if run.calls else ""
     headline = f"working on it ({steps}for {since}{spent}), asked for by @{run.requested_by}."
-    return texts.status(run.issue_number, run.id, headline, [*notes, texts.HOW_TO_STOP])
+    return texts.status(run.place, run.id, headline, [*notes, texts.HOW_TO_STOP])
 
 
 def _checking(run: Run, notes: Sequence[str]) -> str:
     headline = f"the agent has ended ({run.exit_status or 'without a word'}); what it left is being checked."
-    return texts.status(run.issue_number, run.id, headline, [*notes, texts.HOW_TO_STOP])
+    return texts.status(run.place, run.id, headline, [*notes, texts.HOW_TO_STOP])
 
 
 def delivered(read: Result, pull_request_url: str | None, notes: Sequence[str] = ()) -> str:
@@ -86,11 +85,11 @@ def delivered(read: Result, pull_request_url: str | None, notes: Sequence[str] =
     )
     log = [texts.fenced(run.setup_log)] if run.setup_log else []
     headline = texts.headline(run.outcome, pull_request_url)
-    return texts.status(run.issue_number, run.id, headline, [*told, *log, *notes, read.footer])
+    return texts.status(run.place, run.id, headline, [*told, *log, *notes, read.footer])
 
 
 def ended(read: Result, notes: Sequence[str] = ()) -> str:
     """Of a run that failed or was cancelled."""
     run = read.run
     headline = f"{run.state.value}: {texts.inline(run.reason or '')}"
-    return texts.status(run.issue_number, run.id, headline, [*notes, read.footer])
+    return texts.status(run.place, run.id, headline, [*notes, read.footer])

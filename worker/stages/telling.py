@@ -52,7 +52,7 @@ class Tell:
                 body = status.shown(session, run)
             forge = self.forges.open(run.repository, run.installation_id)
             comment_id = _show(forge, run, body)
-            self.labels.show(forge, run.issue_number, labels.of(run))
+            self.labels.show(forge, run.place, labels.of(run))
             with self.store.transaction() as session:
                 now = progress.found(session, run_id, comment_id)
             if now == shown:
@@ -73,4 +73,4 @@ def show(store: Store, forges: Forges, request: CommandRequest, run_id: UUID | N
 
 
 def _show(forge: Forge, run: Run, body: str) -> int:
-    return status.set_status(forge, run.issue_number, body, comment_id=run.status_comment_id).id
+    return status.set_status(forge, run.place, body, comment_id=run.status_comment_id).id

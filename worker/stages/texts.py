@@ -30,6 +30,23 @@ def run_marker(run_id: UUID) -> str:
     return f"<!-- devstral-fix:run {run_id} -->"
 
 
+def answer_marker(of: UUID) -> str:
+    """Of the answer to one remark, or of the comment that holds a run's answers."""
+    return f"<!-- devstral-fix:answer {of} -->"
+
+
+def own_words(text: str) -> str:
+    """What the agent says, shown as its own: nothing of it is markup, nobody is mentioned by it."""
+    return fenced(text.strip()[:6000] or "(it left no words)")
+
+
+def answers(run_id: UUID, said: Sequence[tuple[str, str, str]], *, head: str | None) -> str:
+    """One comment for what was said in no thread: who, what, and the answer."""
+    pushed = [f"Commit {head}."] if head is not None else []
+    parts = [f"> {inline(body, 500)}\n\n@{author}:\n\n{words}" for author, body, words in said]
+    return "\n\n".join([answer_marker(run_id), *parts, *pushed])[:LIMIT]
+
+
 def fenced(text: str) -> str:
     """A code block that `text` can't close, whatever it holds."""
     longest = max((len(run) for run in _backtick_runs(text)), default=0)
@@ -241,8 +258,9 @@ def check_summary(*, verdict: Verdict, evidence: Sequence[Evidence], footer: str
     return "\n\n".join([_said(verdict.reason), evidence_table(evidence), footer])[:LIMIT]
 
 
-def commit_message(*, issue_title: str, issue_number: int, run_id: UUID) -> str:
+def commit_message(*, issue_title: str, issue_number: int, run_id: UUID, revises: bool = False) -> str:
     subject = " ".join(issue_title.split())[:60] or "Fix"
+    subject = f"As reviewed: {subject}" if revises else subject
     return f"{subject}\n\nRefs #{issue_number}\nDevstral-Fix-Run: {run_id}\n"
 
 
@@ -254,6 +272,7 @@ _WITHOUT = MappingProxyType(
         Outcome.NOT_REPRODUCIBLE: "the problem does not show",
         Outcome.SETUP_FAILED: "the repository could not be set up",
         Outcome.REFUSED: "the change was refused",
+        Outcome.ANSWERED: "answered in words",
         Outcome.UNSOLVED: "no fix was found",
     }
 )

@@ -23,6 +23,7 @@ from worker.stages.edge import last_words, unless_lost
 from worker.stages.judging import judged
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
+from worker.stages.revision import in_words
 from worker.stages.verification import MOST_RUNS, Subject, Verifier, refusal
 from worker.store import queries
 from worker.store.models import Run, RunState
@@ -94,6 +95,10 @@ class Verify:
                 with self.store.transaction() as session:
                     ledger.record_evidence(session, lease, piece)
 
+            if (words := in_words(self.repositories, git_dir, run, patch, run.exit_status)) is not None:
+                self._finish(lease, words)
+                return
+
             stage = self.watch.stage("verify", run.id, run.traceparent)
             with stage, layer_of(self.layers, run.setup_key) as layer:
                 subject = Subject(
@@ -114,6 +119,9 @@ class Verify:
                     record=record,
                     check=holding.check,
                 ).verdict
+        self._finish(lease, verdict)
+
+    def _finish(self, lease: Lease, verdict: Verdict) -> None:
         with self.store.transaction() as session:
             states.finish_verify(session, lease, outcome=verdict.outcome, reason=clean(verdict.reason))
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))

@@ -108,6 +108,9 @@ class ObjectStore:
             return False
         return True
 
+    def merge_base(self, git_dir: Path, one: str, other: str) -> str:
+        return self._id(git_dir, "merge-base", object_id(one), object_id(other))
+
     def _diffs(self, git_dir: Path, ends: tuple[str, str], names: Sequence[bytes]) -> Iterator[str]:
         patch = (*_DIFF, "-p", "--binary")
         try:
