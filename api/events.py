@@ -55,6 +55,7 @@ def _issue_labeled(payload: Payload, names: Names) -> IssueRequest:
         **_issue(payload),
         sender=sender,
         sender_type=sender_type,
+        sender_id=_sender_id(payload),
         label=label,
         asked_at=read.moment(payload, "issue", "updated_at"),
         discussed=read.get(payload, "issue", "comments") not in (0, None),
@@ -78,6 +79,7 @@ def _ended(ending: Ending) -> Callable[[Payload, Names], StopRequest]:
             ending=ending,
             sender=sender,
             sender_type=sender_type,
+            sender_id=_sender_id(payload),
             label=label,
         )
 
@@ -106,6 +108,7 @@ def _comment_created(payload: Payload, names: Names) -> CommandRequest:
         **_issue(payload),
         sender=sender,
         sender_type=sender_type,
+        sender_id=_sender_id(payload),
         label=names.trigger_label,
         verb=said.verb,
         words=said.text,
@@ -125,6 +128,7 @@ def _pull_request(payload: Payload, _names: Names) -> PullRequestEvent:
         issue_number=read.number(payload, "pull_request", "number"),
         sender=sender,
         sender_type=sender_type,
+        sender_id=_sender_id(payload),
         action=payload["action"],
         branch=branch,
         head=read.commit(payload, "pull_request", "head", "sha"),
@@ -150,6 +154,7 @@ def _review(payload: Payload, _names: Names) -> ReviewRequest:
         issue_number=read.number(payload, "pull_request", "number"),
         sender=sender,
         sender_type=sender_type,
+        sender_id=_sender_id(payload),
         review_id=read.number(payload, "review", "id"),
         state=state,
         branch=branch,
@@ -237,6 +242,11 @@ def _trigger(payload: Payload, names: Names) -> str:
 
 def _sender(payload: Payload) -> tuple[str, str]:
     return read.text(payload, "sender", "login", limit=100), read.text(payload, "sender", "type", limit=100)
+
+
+def _sender_id(payload: Payload) -> int | None:
+    found = read.get(payload, "sender", "id")
+    return found if isinstance(found, int) and not isinstance(found, bool) and 0 < found < 2**63 else None
 
 
 def _person(payload: Payload, otherwise: str) -> tuple[str, str]:

@@ -42,6 +42,9 @@ class FakeRepository:
     pull_requests: list[PullRequestRef] = field(default_factory=list)
     check_runs: list[CheckRun] = field(default_factory=list)
     reactions: list[tuple[int, int | None, Reaction]] = field(default_factory=list)
+    drafts: bool = True
+    review_requests: list[tuple[int, str]] = field(default_factory=list)
+    statuses: dict[tuple[str, str], str] = field(default_factory=dict)
     reviews: dict[int, list[Review]] = field(default_factory=dict)
     replies: list[ReviewComment] = field(default_factory=list)
     resolved: set[int] = field(default_factory=set)
@@ -205,7 +208,7 @@ class FakeForge:
             url=f"{BASE}/{self._repository.full_name}/pull/{number}",
             state="open",
             merged=False,
-            draft=draft,
+            draft=draft and self._repository.drafts,
             head_branch=head,
             title=title,
             body=body,
@@ -225,6 +228,20 @@ class FakeForge:
                 self._end(after)
                 return changed
         raise ForgeRefused(f"no pull request {number}")
+
+    def request_review(self, number: int, login: str) -> None:
+        after = self._begin("request_review")
+        self.pull_request(number)
+        if self._repository.permissions.get(login, "none") == "none":
+            raise ForgeRefused(f"{login} is no collaborator")
+        if (number, login) not in self._repository.review_requests:
+            self._repository.review_requests.append((number, login))
+        self._end(after)
+
+    def set_status(self, head: str, *, context: str, description: str) -> None:
+        after = self._begin("set_status")
+        self._repository.statuses[head, context] = description[:140]
+        self._end(after)
 
     def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
         after = self._begin("close_pull_request")

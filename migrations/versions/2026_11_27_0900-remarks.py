@@ -31,6 +31,7 @@ def upgrade() -> None:
     _kinds("fix", "revise", "explain", "triage")
     op.add_column("runs", sa.Column("head_commit", sa.Text()))
     op.add_column("runs", sa.Column("shown_on", sa.BigInteger()))
+    op.add_column("runs", sa.Column("requested_by_id", sa.BigInteger()))
     op.create_table(
         "remarks",
         sa.Column("id", sa.Uuid(), server_default=sa.text("uuidv7()"), nullable=False),
@@ -68,6 +69,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("remarks")
+    op.drop_column("runs", "requested_by_id")
     op.drop_column("runs", "shown_on")
     op.drop_column("runs", "head_commit")
     _kinds("fix", "revise", "triage")

@@ -432,3 +432,27 @@ def test_loopback_has_no_pace_and_github_has_its_own() -> None:
     assert ClientOptions(api_url="http://127.0.0.1:1").pace() == (0.0, 0.0)
     assert ClientOptions().pace() == (0.25, 1.0)
     assert ClientOptions(seconds_between_requests=0, seconds_between_writes=2).pace() == (0, 2)
+
+
+def test_a_commit_status_is_short_and_the_newest_counts(subject: Subject, tmp_path: Path) -> None:
+    head = push_branch(subject.double, REPOSITORY, f"devstral/s{next(_SERIAL)}", tmp_path / "w")
+    subject.forge.set_status(head, context="devstral-fix", description="one")
+    subject.forge.set_status(head, context="devstral-fix", description="two\n" + "x" * 300)
+    newest, before = subject.double.call("GET", f"/repos/{REPOSITORY}/commits/{head}/statuses")
+    assert (before["description"], newest["state"]) == ("one", "success")
+    assert (newest["description"][:5], len(newest["description"])) == ("two x", 140)
+    with pytest.raises(ForgeRefused):
+        subject.forge.set_status("0" * 40, context="devstral-fix", description="x")
+
+
+def test_a_plan_without_drafts_gets_a_pull_request_that_is_none(subject: Subject, tmp_path: Path) -> None:
+    """As GitHub is reported to answer: 422, "Draft pull requests are not supported in this repository."."""
+    branch = f"devstral/d{next(_SERIAL)}"
+    push_branch(subject.double, REPOSITORY, branch, tmp_path / "w")
+    refused = {"message": "Validation Failed", "errors": [{"message": "Draft pull requests are not supported"}]}
+    subject.double.fault("POST /repos/acme/widgets/pulls", status=422, body=refused)
+    made = subject.forge.open_pull_request(title="T", body="B", head=branch, base="main", draft=True)
+    assert not made.draft
+    subject.double.fault("POST /repos/acme/widgets/pulls", status=422, body={"message": "Validation Failed"})
+    with pytest.raises(ForgeRefused):
+        subject.forge.open_pull_request(title="T", body="B", head=branch, base="main", draft=True)

@@ -258,3 +258,13 @@ def test_a_review_and_answers_in_its_threads(subject):
     with pytest.raises(ForgeRefused):
         subject.forge.reply(pull.number, 999_999, "x")
     assert list(subject.forge.thread(pull.number, 999_999)) == []
+
+
+def test_a_review_is_asked_for_and_a_status_set(subject):
+    head = subject.branch("devstral/issue-79")
+    pull = subject.forge.open_pull_request(title="T", body="B", head="devstral/issue-79", base="main", draft=True)
+    for _ in range(2):
+        subject.forge.request_review(pull.number, "octo-admin")
+        subject.forge.set_status(head, context="devstral-fix", description="fixed\n" + "x" * 300)
+    with pytest.raises(ForgeRefused):
+        subject.forge.request_review(999_999, "octo-admin")

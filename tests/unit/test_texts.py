@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
-from agent.evidence import Verdict
-from agent.outcome import Detail, Evidence, FileChange, Named, Outcome, Patch
+from agent.outcome import Detail, Evidence, Named, Outcome
 from agent.outcome import TestOutcome as Judged
 from agent.reports import Case
 from worker.stages import texts
@@ -42,30 +39,6 @@ def test_what_is_not_known_is_said():
     assert "| with this change | passed | unknown | 0 |" in text
     assert "- with this change: the outcome of each test is unknown: `no report`" in text
     assert texts.evidence_table([]).startswith("Not verified: ")
-
-
-def test_a_pull_request_names_what_is_worth_a_look():
-    diff = (
-        "diff --git a/tests/test_a.py b/tests/test_a.py\n--- a/tests/test_a.py\n+++ b/tests/test_a.py\n"
-        "@@ -1,2 +1 @@\n-def test_one():\n-    assert 1\n+x = 1\n"
-        "diff --git a/b.js b/b.js\n--- a/b.js\n+++ b/b.js\n@@ -1 +1 @@\n-f( 1)\n+f(1)\n"
-    )
-    modes = {"status": "M", "old_mode": "100644", "new_mode": "100644", "added": 1, "removed": 1}
-    files = tuple(FileChange.model_validate({"path": path, **modes}) for path in ("tests/test_a.py", "b.js"))
-    body = texts.pull_request_body(
-        run_id=UUID(int=1),
-        issue_number=1,
-        requested_by="a",
-        summary="",
-        verdict=Verdict(outcome=Outcome.FIXED, reason="it is"),
-        evidence=[piece("after")],
-        verified_on="v",
-        patch=Patch(base_commit="b", tree="t", diff=diff, files=files),
-        footer="f",
-    )
-    assert "### Worth a look" in body
-    assert "- `tests/test_a.py: 1 test removed (test_one)`" in body
-    assert "- `b.js: 1 hunk of white space alone`" in body
 
 
 def test_of_which_commit_it_is():

@@ -32,6 +32,7 @@ class _OfAnIssue(Frozen):
     issue_number: int = Field(gt=0)
     sender: str
     sender_type: str
+    sender_id: int | None = None  #: GitHub's, by which an account keeps its name in commits
 
 
 class IssueRequest(_OfAnIssue):

@@ -46,6 +46,7 @@ def start(
         "issue_title": clean(request.title),
         "issue_body": clean(request.body),
         "requested_by": clean(request.sender),
+        "requested_by_id": request.sender_id,
         "label": clean(request.label),
         "batch_id": request.batch_id,
         "base_branch": base_branch,

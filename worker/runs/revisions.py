@@ -36,6 +36,7 @@ class Start:
     profile: str
     max_attempts: int
     sender: str
+    sender_id: int | None
     traceparent: str | None
 
 
@@ -88,6 +89,7 @@ def _insert(session: Session, start: Start, *, kind: RunKind, branch: str, shown
         "issue_title": clean(start.title),
         "issue_body": clean(start.body),
         "requested_by": clean(start.sender),
+        "requested_by_id": start.sender_id,
         "label": label,
         "base_branch": start.base_branch,
         "base_commit": start.base_commit,

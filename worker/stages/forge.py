@@ -125,9 +125,13 @@ class Forge(Protocol):
 
     def pull_request(self, number: int) -> PullRequestRef: ...
 
-    def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef: ...
+    def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef:
+        """Where the repository's plan has no drafts, it is none: the answer says so."""
 
     def edit_pull_request(self, number: int, *, title: str, body: str) -> PullRequestRef: ...
+
+    def request_review(self, number: int, login: str) -> None:
+        """Of a pull request. ForgeRefused where GitHub lets that person review nothing here."""
 
     def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
         """Closed without merging, with `body` saying why; closing a closed one only changes its body."""
@@ -156,6 +160,10 @@ class Forge(Protocol):
         self, *, head: str, name: str, external_id: str, conclusion: Conclusion, title: str, summary: str
     ) -> CheckRun:
         """A completed one; ForgeRefused as above."""
+
+    def set_status(self, head: str, *, context: str, description: str) -> None:
+        """A commit status of success, for who can't make check runs: at most 140 characters, and no page. Twice shows
+        the newest."""
 
     def git_token(self, access: Literal["read", "write"]) -> SecretStr:
         """A token for git over HTTP, for this repository alone where the authentication can narrow it."""

@@ -51,6 +51,9 @@ class Repositories(Protocol):
     def holds(self, git_dir: Path, tree: str, base_commit: str) -> bool:
         """Whether all of a tree is here: itself, and whatever below it is not the base's."""
 
+    def subjects(self, git_dir: Path, commit: str, count: int) -> tuple[str, ...]:
+        """The first lines of the messages of a commit and of those before it, newest first, at most `count`."""
+
     def merge_base(self, git_dir: Path, one: str, other: str) -> str:
         """The newest commit that both have; RepositoryRefused when they have none."""
 

@@ -5,15 +5,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from agent.evidence import Verdict
 from agent.outcome import Outcome, Patch
-from worker.errors import ForgeRefused, RepositoryRefused
+from worker.errors import ForgeRefused, ForgeUnavailable, RepositoryRefused
 from worker.holding import Holding
 from worker.runs import states
 from worker.runs.states import Lease
-from worker.stages import texts
+from worker.stages import pull_request_text, texts
 from worker.stages.forge import Forge, PullRequestRef
 from worker.stages.ports import Repositories
 from worker.stages.result import Result
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 
 AUTHOR, EMAIL = "devstral-fix", "devstral-fix@users.noreply.github.com"
 CHECK = "devstral-fix"
+SUBJECTS = 30  # of the base's newest commits, by which its titles are known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,7 @@ class Publication:
                 issue_title=run.issue_title,
                 issue_number=run.issue_number,
                 run_id=run.id,
+                co_author=texts.co_author(run.requested_by, run.requested_by_id),
                 revises=run.head_commit is not None,
             ),
             author=AUTHOR,
@@ -98,26 +101,53 @@ class Publication:
 
     def _pull_request(self) -> PullRequestRef:
         """Ready for review only where the evidence shows a fix; one that is open already stays as it is."""
-        run = self.result.run
-        title = texts.pull_request_title(run.issue_title, run.issue_number)
-        body = texts.pull_request_body(
+        run, base = self.result.run, self.patch.base_commit
+        title = pull_request_text.title(
+            run.issue_title, run.issue_number, self.repositories.subjects(self.git_dir, base, SUBJECTS)
+        )
+        body = partial(
+            pull_request_text.body,
             run_id=run.id,
             issue_number=run.issue_number,
             requested_by=run.requested_by,
-            summary=run.summary or "",
+            said=run.summary or "",
             verdict=Verdict(outcome=self.outcome, reason=run.reason or ""),
             evidence=self.result.evidence,
             verified_on=self._verified_on(),
             patch=self.patch,
             footer=self.result.footer,
+            template=self._template(),
         )
         found = self.forge.find_pull_request(run.branch)
         if found is not None and found.state == "open":
             # Its title may be people's by now.
             title = title if run.head_commit is None else found.title
-            return self.forge.edit_pull_request(found.number, title=title, body=body)
+            return self.forge.edit_pull_request(found.number, title=title, body=body())
         draft = self.outcome is not Outcome.FIXED
-        return self.forge.open_pull_request(title=title, body=body, head=run.branch, base=run.base_branch, draft=draft)
+        made = self.forge.open_pull_request(
+            title=title, body=body(), head=run.branch, base=run.base_branch, draft=draft
+        )
+        if draft and not made.draft:
+            made = self.forge.edit_pull_request(made.number, title=title, body=body(no_drafts=True))
+        self._ask_for_review(made)
+        return made
+
+    def _ask_for_review(self, made: PullRequestRef) -> None:
+        """Of who asked for it, who may have left by now, or be the service's own account."""
+        try:
+            self.forge.request_review(made.number, self.result.run.requested_by)
+        except (ForgeRefused, ForgeUnavailable) as error:
+            log.info("no_review_request", extra={"why": str(error)})
+
+    def _template(self) -> str | None:
+        """The repository's own, as it was at the base."""
+        for path in pull_request_text.TEMPLATES:
+            found = self.repositories.read_file(
+                self.git_dir, self.patch.base_commit, path, max_bytes=pull_request_text.TEMPLATE_BYTES
+            )
+            if found is not None:
+                return found.decode("utf-8", "replace")
+        return None
 
     def _verified_on(self) -> str:
         """The evidence is of the commit that the run began on, and so is the branch; where the base branch went on
@@ -127,7 +157,8 @@ class Publication:
         return texts.verified_on(self.patch.base_commit, run.base_branch, now)
 
     def _check_run(self, head: str) -> None:
-        """The evidence on the commit itself. Not every installation grants it, and nothing depends on it."""
+        """The evidence on the commit itself: as a check run, or as a commit status for who may make none. Nothing
+        depends on it."""
         if not self.check_runs:
             return
         run = self.result.run
@@ -145,3 +176,11 @@ class Publication:
                 )
         except ForgeRefused as refused:
             log.info("no_check_run", extra={"why": str(refused)})
+            if self.outcome is Outcome.FIXED:  # a status has no neutral end: what is not shown to be right has none
+                self._status(head)
+
+    def _status(self, head: str) -> None:
+        try:
+            self.forge.set_status(head, context=CHECK, description=self.result.run.reason or self.outcome.value)
+        except ForgeRefused as refused:
+            log.info("no_commit_status", extra={"why": str(refused)})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib.metadata import version
 from uuid import UUID
 
 from sqlalchemy.orm import Session
@@ -34,7 +35,16 @@ class Result:
             model=run.model or "none",
             tokenizer=run.tokenizer or "",
             isolation=run.isolation.value if run.isolation else "none",
+            harness=self._harness,
             others={model: calls for model, calls in self.models.items() if model != run.model},
+        )
+
+    @property
+    def _harness(self) -> str:
+        """What else it depends on, and where every step of it is."""
+        prompts = "" if self.run.prompt_hash is None else f", prompts {self.run.prompt_hash[:12]}"
+        return (
+            f" Harness: devstral-fix {version('devstral-fix')}{prompts}. Steps: `devstral-fix inspect {self.run.id}`."
         )
 
 

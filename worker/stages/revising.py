@@ -190,6 +190,7 @@ def _start(asked: Asked, pull: PullRequestRef | None, *, issue_number: int, titl
         profile=desk.profile,
         max_attempts=desk.max_attempts,
         sender=request.sender,
+        sender_id=request.sender_id,
         traceparent=asked.traceparent,
     )
 

@@ -9,7 +9,6 @@ from uuid import UUID
 
 from agent import noticed
 from agent.evidence import Verdict
-from agent.hygiene import is_test_path
 from agent.outcome import Evidence, Outcome, Patch
 from agent.protocols import is_approximate
 from agent.types import Usage
@@ -96,6 +95,7 @@ def accounting(
     model: str,
     tokenizer: str,
     isolation: str,
+    harness: str = "",
     others: Mapping[str, int] = _NOBODY,
 ) -> str:
     """The footer every result carries: what ran and what it used. A model that did not run is said so by its label.
@@ -105,7 +105,7 @@ def accounting(
     counted = "; token counts approximate" if is_approximate(tokenizer) else ""
     return (
         f"<sub>Model: {model}. Calls: {calls}{before}. Tokens: {usage.prompt:,} in ({cached(usage)}), "
-        f"{usage.completion:,} out{counted}; {word} {money.usd(*cost)}. Isolation: {isolation}.</sub>"
+        f"{usage.completion:,} out{counted}; {word} {money.usd(*cost)}. Isolation: {isolation}.{harness}</sub>"
     )
 
 
@@ -192,49 +192,6 @@ def verified_on(commit: str, branch: str, now: str | None) -> str:
     return f"{of}, where it is still."
 
 
-def pull_request_title(issue_title: str, issue_number: int) -> str:
-    title = " ".join(issue_title.split()) or "Fix"
-    return f"{title[:180]} (#{issue_number})"
-
-
-def pull_request_body(
-    *,
-    run_id: UUID,
-    issue_number: int,
-    requested_by: str,
-    summary: str,
-    verdict: Verdict,
-    evidence: Sequence[Evidence],
-    verified_on: str,
-    patch: Patch,
-    footer: str,
-) -> str:
-    """What a reviewer needs, in the order they need it: what it is for, what is proven, what changed, what it cost."""
-    sources = [f for f in patch.files if not is_test_path(f.path)]
-    tests = [f for f in patch.files if is_test_path(f.path)]
-
-    def listed(title: str, files: Sequence[object]) -> list[str]:
-        lines = [f"- {inline(f.path, 200)} (+{f.added} -{f.removed})" for f in patch.files if f in files]
-        return [f"**{title}**\n" + "\n".join(lines)] if lines else []
-
-    closes = "Fixes" if verdict.outcome is Outcome.FIXED else "Refs"
-    parts = [
-        run_marker(run_id),
-        f"{closes} #{issue_number}",
-        "### What was done (the model's own words)\n\n" + fenced(summary[:6000] or "(it left no summary)"),
-        f"### Evidence: {verdict.outcome.value}\n\n{_said(verdict.reason)}",
-        verified_on,
-        evidence_table(evidence),
-        *worth_a_look(patch),
-        "### Files",
-        *listed("Source", sources),
-        *listed("Tests", tests),
-        f"Requested by @{requested_by}. Please review it like a stranger's work.",
-        footer,
-    ]
-    return "\n\n".join(parts)[:LIMIT]
-
-
 def _said(reason: str) -> str:
     """A verdict's reason. It may hold names of tests and words of the model, so nothing of it is markup."""
     return inline(reason, 2000)
@@ -258,10 +215,18 @@ def check_summary(*, verdict: Verdict, evidence: Sequence[Evidence], footer: str
     return "\n\n".join([_said(verdict.reason), evidence_table(evidence), footer])[:LIMIT]
 
 
-def commit_message(*, issue_title: str, issue_number: int, run_id: UUID, revises: bool = False) -> str:
+def commit_message(
+    *, issue_title: str, issue_number: int, run_id: UUID, co_author: str | None = None, revises: bool = False
+) -> str:
     subject = " ".join(issue_title.split())[:60] or "Fix"
     subject = f"As reviewed: {subject}" if revises else subject
-    return f"{subject}\n\nRefs #{issue_number}\nDevstral-Fix-Run: {run_id}\n"
+    with_whom = "" if co_author is None else f"Co-authored-by: {co_author}\n"
+    return f"{subject}\n\nRefs #{issue_number}\n\nDevstral-Fix-Run: {run_id}\n{with_whom}"
+
+
+def co_author(login: str, account_id: int | None) -> str | None:
+    """As GitHub knows an account in a commit without its real address; None where its id is not known."""
+    return None if account_id is None else f"{login} <{account_id}+{login}@users.noreply.github.com>"
 
 
 _WITHOUT = MappingProxyType(

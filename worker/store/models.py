@@ -139,6 +139,7 @@ class Run(Base):
     issue_title: Mapped[str]
     issue_body: Mapped[str]
     requested_by: Mapped[str]
+    requested_by_id: Mapped[int | None]  #: GitHub's id of that account
     traceparent: Mapped[str | None]
     batch_id: Mapped[UUID | None] = mapped_column(ForeignKey("batches.id"), index=True)
     label: Mapped[str] = mapped_column(server_default="")  #: what asked for it, for the accounts

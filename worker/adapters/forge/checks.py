@@ -1,4 +1,4 @@
-"""Check runs, which an App alone may write."""
+"""Check runs, which an App alone may write; commit statuses for others."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from worker.adapters.forge.client import connect
 from worker.adapters.forge.connection import Connection
 from worker.errors import ForgeRefused
 from worker.stages.forge import CheckRun, Conclusion
+
+STATUS_CHARS = 140
 
 
 class Checks(Connection):
@@ -39,6 +41,11 @@ class Checks(Connection):
                 )
             )
             return _check(made)
+
+    def set_status(self, head: str, *, context: str, description: str) -> None:
+        with translated(f"set a commit status on {self._name}@{head[:12]}"):
+            short = " ".join(description.split())[:STATUS_CHARS]
+            self._repo.get_commit(head).create_status("success", description=short, context=context)
 
     def _for_checks(self) -> Github:
         if self._checks is None:

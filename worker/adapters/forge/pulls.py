@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import github
 from github.PullRequest import PullRequest
 
 from worker.adapters.forge import text
@@ -24,13 +27,23 @@ class Pulls(Connection):
 
     def open_pull_request(self, *, title: str, body: str, head: str, base: str, draft: bool) -> PullRequestRef:
         with translated(f"open a pull request of {head} on {self._name}"):
-            return _pull(self._repo.create_pull(base, head, title=text.title(title), body=text.body(body), draft=draft))
+            create = partial(self._repo.create_pull, base, head, title=text.title(title), body=text.body(body))
+            try:
+                return _pull(create(draft=draft))
+            except github.GithubException as refused:
+                if not draft or refused.status != 422 or "draft" not in str(refused.data).lower():
+                    raise
+                return _pull(create(draft=False))
 
     def edit_pull_request(self, number: int, *, title: str, body: str) -> PullRequestRef:
         with translated(f"edit pull request {self._name}#{number}"):
             pull = self._repo.get_pull(number)
             pull.edit(title=text.title(title), body=text.body(body))
             return _pull(pull)
+
+    def request_review(self, number: int, login: str) -> None:
+        with translated(f"ask {login} to review {self._name}#{number}"):
+            self._repo.get_pull(number).create_review_request(reviewers=[login])
 
     def close_pull_request(self, number: int, *, body: str) -> PullRequestRef:
         with translated(f"close pull request {self._name}#{number}"):

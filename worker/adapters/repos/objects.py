@@ -108,6 +108,10 @@ class ObjectStore:
             return False
         return True
 
+    def subjects(self, git_dir: Path, commit: str, count: int) -> tuple[str, ...]:
+        out = self._read(git_dir, "log", "--first-parent", f"--max-count={count}", "--format=%s", object_id(commit))
+        return tuple(out.decode("utf-8", "replace").splitlines())
+
     def merge_base(self, git_dir: Path, one: str, other: str) -> str:
         return self._id(git_dir, "merge-base", object_id(one), object_id(other))
 

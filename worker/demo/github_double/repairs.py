@@ -12,6 +12,7 @@ from worker.demo.github_double.bare import BareRepositories
 from worker.demo.github_double.faults import Traffic
 from worker.demo.github_double.reactions import Reactions
 from worker.demo.github_double.serving import Reply, Request
+from worker.demo.github_double.statuses import Statuses
 from worker.demo.github_double.threads import Threads
 
 _PULLS = re.compile(r"^/repos/([^/]+/[^/]+)/pulls$")
@@ -45,6 +46,7 @@ class Repairs:
         self._traffic = traffic
         self._reactions = Reactions(traffic)
         self.threads = Threads(forward, traffic)
+        self._statuses = Statuses(repositories, traffic)
         self._checks: dict[tuple[str, str], list[Any]] = {}  # what emulate made for commits that it does not know
 
     def before(self, request: Request) -> Reply | None:
@@ -58,7 +60,9 @@ class Repairs:
                 self._traffic.repaired("create a check run")
                 return Reply.of(422, {"message": f"No commit found for SHA: {head}", "status": "422"})
         place = self._reactions.place(request)
-        return self.threads.answer(request) if place is None else self._react(request, place)
+        if place is not None:
+            return self._react(request, place)
+        return self.threads.answer(request) or self._statuses.answer(request)
 
     def _react(self, request: Request, place: str) -> Reply:
         there = self._forward(Request("GET", place, request.headers, b""))
