@@ -138,8 +138,20 @@ def make_solver(settings: Settings, sandbox: Sandbox, repositories: GitRepositor
         repositories=repositories,
         limits=limits(settings),
         price=settings.prices,
+        remote=remote_server(settings),
         review=settings.review,
     )
+
+
+def remote_server(settings: Settings) -> str | None:
+    """Where the repository's code would go, if that is outside private addresses; None where it stays inside."""
+    kind, _, rest = (settings.model or "").partition(":")
+    if kind != "openai":
+        return None
+    from worker.adapters.models.address import check_address  # noqa: PLC0415
+
+    address = check_address(rest.partition("#")[0], settings.allow_remote_models)
+    return address.place if address.remote else None
 
 
 def limits(settings: Settings) -> Limits:

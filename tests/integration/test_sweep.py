@@ -28,7 +28,8 @@ BACKOFF = [30, 60, 120, 240, 480, 600, 600]
 def sweep(store) -> list[wakes.Wake]:
     sent: list[wakes.Wake] = []
     Sweep(store=store, send=sent.append)()
-    return sent
+    # How a run gets on is told at its issue besides, a few seconds after it changed: tests/integration/test_telling.py.
+    return [wake for wake in sent if wake.task != wakes.TELL]
 
 
 def queued(store, number: int = 1, **changes) -> UUID:

@@ -66,6 +66,7 @@ class Solver:
     limits: Limits
     price: Price
     sampling: Sampling = field(default_factory=Sampling)
+    remote: str | None = None  #: the model's server, where that is outside the operator's own network
     review: bool = False  #: the model looks at its change once more before it is proposed
     sandbox_limits: SandboxLimits = field(default_factory=SandboxLimits)
 

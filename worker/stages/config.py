@@ -46,6 +46,10 @@ class RepositoryConfig(Frozen):
     )
     setup_timeout_seconds: float = Field(default=900, gt=0, le=7200)
     test_timeout_seconds: float = Field(default=600, gt=0, le=7200)
+    ai_contributions: Literal["allowed", "forbidden"] | None = Field(
+        default=None, description="unset: what the repository's guides for contributors say"
+    )
+    remote_models: bool = Field(default=True, description="false: no model server outside the operator's own machines")
     allow_workflow_changes: bool = False
     allow_binary_files: bool = False
     limits: RunLimits = RunLimits()

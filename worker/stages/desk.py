@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
 from worker import wakes
 from worker.errors import Permanent, Transient
-from worker.runs import requests
+from worker.runs import progress, requests
 from worker.runs.asked import CommandRequest, IssueRequest, ReviewRequest, StopRequest
 from worker.stages import texts
 from worker.stages.forge import Forge, Forges, Reaction
 from worker.stages.ports import Repositories
-from worker.stages.status import set_status
-from worker.store.models import Delivery, DeliveryState
+from worker.stages.status import queued, set_status
+from worker.store.models import Delivery, DeliveryState, Run
 from worker.store.session import Store
 
 log = logging.getLogger(__name__)
@@ -44,6 +44,20 @@ class Desk:
             set_status(forge, request.issue_number, texts.status(request.issue_number, None, headline))
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"repository": request.repository, "why": str(error)})
+
+    def acknowledge(self, forge: Forge, run_id: UUID, details: Sequence[str] = ()) -> None:
+        """Say that it waits. The run exists either way; whoever tells of it next finds or makes the comment."""
+        with self.store.transaction() as session:
+            run = session.get_one(Run, run_id)
+            body = queued(session, run, details)
+        try:
+            comment = set_status(forge, run.place, body)
+        except (Transient, Permanent) as error:
+            log.warning("status_comment_failed", extra={"run_id": run_id, "why": str(error)})
+            return
+        with self.store.transaction() as session:
+            progress.noted(session, run)
+            progress.found(session, run_id, comment.id)
 
     def react(self, forge: Forge, request: IssueRequest | CommandRequest, reaction: Reaction) -> None:
         """To what asked: a comment, else the issue. The first that people see, and nothing depends on it."""

@@ -12,6 +12,7 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
+from agent.outcome import Outcome
 from agent.types import ExitStatus
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Paused, ShuttingDown, Transient
@@ -116,6 +117,8 @@ class Pursue:
         no better. The sweep sends another permit."""
         log.info("run_claimed", extra={"token": lease.token})
         try:
+            if self._vetoed(lease):
+                return True
             attempt = self._solve(lease, holding)
             self._conclude(lease, holding, attempt)
         except LeaseLost as lost:
@@ -129,6 +132,20 @@ class Pursue:
         except Exception as error:  # noqa: BLE001 - a bug ends a run, never its worker
             self.watch.failed(error)
             self._fail(lease, last_words(error, "run_crashed"))
+        return True
+
+    def _vetoed(self, lease: Lease) -> bool:
+        """Whether the repository's owners forbid the server that its code would go to; then the run ends here."""
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            settings = RepositoryConfig.model_validate(run.repository_config)
+            if self.solver.remote is None or settings.remote_models:
+                return False
+            reason = f"the repository's settings forbid model servers elsewhere (this one is {self.solver.remote})"
+            states.advance(
+                session, lease, RunState.CONCLUDED, outcome=Outcome.REFUSED, reason=reason, publish_after=func.now()
+            )
+            after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         return True
 
     def _solve(self, lease: Lease, holding: Holding) -> Attempt:

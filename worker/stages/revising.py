@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from uuid import UUID
 
 from worker import wakes
-from worker.errors import Permanent, Transient
 from worker.holding import Work
 from worker.runs import pull_requests, remarks, requests, revisions, setups
 from worker.runs.asked import CommandRequest, ReviewRequest, WaitingRequest
@@ -19,7 +18,6 @@ from worker.stages.desk import Desk
 from worker.stages.entitlement import Refused, entitled
 from worker.stages.forge import Forge, PullRequestRef, Review
 from worker.stages.layer import needed
-from worker.stages.status import queued, set_status
 from worker.store.models import Delivery, DeliveryState, PullRequest, Run
 from worker.store.remarks import RemarkSource
 from worker.store.session import after_commit
@@ -155,7 +153,7 @@ def _revise(asked: Asked, known: PullRequest, said: Sequence[Said]) -> None:
         requests.finish_delivery(session, asked.delivery.id, DeliveryState.HANDLED, reason=reason, run_id=begun.run_id)
     log.info("revision_asked_for", extra={"run_id": begun.run_id, "is_new": begun.created, "remarks": new})
     if begun.created:
-        _acknowledge(asked, begun.run_id)
+        desk.acknowledge(asked.forge, begun.run_id)
 
 
 def _start(asked: Asked, pull: PullRequestRef | None, *, issue_number: int, title: str, body: str) -> Start:
@@ -197,20 +195,3 @@ def _start(asked: Asked, pull: PullRequestRef | None, *, issue_number: int, titl
 
 def _wake(desk: Desk, start: Start, run_id: UUID) -> None:
     desk.send(wakes.setup(run_id) if start.held_reason else wakes.permit(start.profile))
-
-
-def _acknowledge(asked: Asked, run_id: UUID) -> None:
-    """The run exists either way; whoever tells of it next finds or makes the comment."""
-    desk = asked.desk
-    with desk.store.transaction() as session:
-        run = session.get_one(Run, run_id)
-        body = queued(session, run, [])
-    try:
-        comment_id = set_status(asked.forge, run.place, body).id
-    except (Transient, Permanent) as error:
-        log.warning("status_comment_failed", extra={"run_id": run_id, "why": str(error)})
-        return
-    with desk.store.transaction() as session:
-        still = session.get(Run, run_id)
-        if still is not None:
-            still.status_comment_id = comment_id

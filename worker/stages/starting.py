@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from uuid import UUID
 
 from worker import wakes
-from worker.errors import Permanent, Transient
 from worker.holding import Work
 from worker.runs import quarantine, requests, setups
 from worker.runs.asked import IssueRequest
-from worker.stages import config, large_files
+from worker.stages import config, large_files, policies
 from worker.stages.desk import Desk
 from worker.stages.discussion import frozen
 from worker.stages.entitlement import Refused, entitled, touchable
-from worker.stages.forge import Forge
 from worker.stages.layer import needed
-from worker.stages.status import queued, set_status
-from worker.store.models import Delivery, DeliveryState, Run
+from worker.store.models import Delivery, DeliveryState
 from worker.store.session import after_commit
 
 log = logging.getLogger(__name__)
@@ -59,6 +54,12 @@ def _start(desk: Desk, delivery: Delivery, request: IssueRequest, work: Work, tr
         settings = config.parse(desk.repositories.read_file(mirror, commit, config.PATH))
     except config.ConfigError as error:
         raise Refused(str(error), tell=True) from error
+    if (
+        why := policies.forbidden(
+            settings, lambda path: desk.repositories.read_file(mirror, commit, path, max_bytes=policies.GUIDE_BYTES)
+        )
+    ) is not None:
+        raise Refused(why, tell=True)
     pointers = large_files.kept_outside(desk.repositories, mirror, commit)
     held = setups.HELD if needed(desk.repositories, mirror, commit, settings) else None
     work.check()
@@ -86,19 +87,4 @@ def _start(desk: Desk, delivery: Delivery, request: IssueRequest, work: Work, tr
             after_commit(session, lambda: desk.send(wakes.setup(run_id) if held else wakes.permit(desk.profile)))
     log.info("run_queued" if created else "run_joined", extra={"run_id": run_id, "lfs_pointers": pointers})
     if created:
-        _acknowledge(desk, forge, request, run_id, [large_files.POINTERS] if pointers else [])
-
-
-def _acknowledge(desk: Desk, forge: Forge, request: IssueRequest, run_id: UUID, details: Sequence[str]) -> None:
-    """The run exists either way; `deliver` finds or makes the comment, should this fail."""
-    with desk.store.transaction() as session:
-        body = queued(session, session.get_one(Run, run_id), details)
-    try:
-        comment = set_status(forge, request.issue_number, body)
-    except (Transient, Permanent) as error:
-        log.warning("status_comment_failed", extra={"run_id": run_id, "why": str(error)})
-        return
-    with desk.store.transaction() as session:
-        still = session.get(Run, run_id)
-        if still is not None:
-            still.status_comment_id = comment.id
+        desk.acknowledge(forge, run_id, [large_files.POINTERS] if pointers else [])
