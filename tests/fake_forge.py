@@ -17,6 +17,7 @@ from worker.stages.forge import (
     Forge,
     Forges,
     Issue,
+    LabelEvent,
     PullRequestRef,
     Reaction,
     RepositoryInfo,
@@ -45,6 +46,7 @@ class FakeRepository:
     drafts: bool = True
     review_requests: list[tuple[int, str]] = field(default_factory=list)
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
+    label_events: dict[tuple[int, str], LabelEvent] = field(default_factory=dict)
     reviews: dict[int, list[Review]] = field(default_factory=dict)
     replies: list[ReviewComment] = field(default_factory=list)
     resolved: set[int] = field(default_factory=set)
@@ -67,6 +69,18 @@ class FakeRepository:
         }
         self.issues[number] = Issue(**values)
         return number
+
+    def put_label(self, number: int, label: str, *, actor: str = "octo-admin", at: datetime | None = None) -> None:
+        """As a person does."""
+        issue = self.issues[number]
+        self.issues[number] = issue.model_copy(update={"labels": (*issue.labels, label)})
+        self.label_events[number, label.casefold()] = LabelEvent(
+            id=1 + len(self.label_events),
+            actor=actor,
+            actor_id=7,
+            is_bot=actor.endswith("[bot]"),
+            at=at or datetime.now(UTC),
+        )
 
     def write(self, number: int, body: str, author: str, **changes: Any) -> Comment:
         """A comment as GitHub keeps it; `changes` are fields of `Comment`."""
@@ -113,6 +127,14 @@ class FakeForge:
     def issue(self, number: int) -> Issue:
         self._begin("issue")
         return self._issue(number)
+
+    def labelled(self, label: str) -> Sequence[Issue]:
+        self._begin("labelled")
+        return tuple(i for i in self._repository.issues.values() if label in i.labels and i.state == "open")
+
+    def labelled_by(self, number: int, label: str) -> LabelEvent | None:
+        self._begin("labelled_by")
+        return self._repository.label_events.get((number, label.casefold()))
 
     def permission(self, login: str) -> str:
         self._begin("permission")
@@ -316,8 +338,14 @@ class After:
 
 
 class FakeForges:
+    installations: tuple[tuple[str, int], ...] = ()
+
     def __init__(self, *forges: FakeForge) -> None:
+        self.installations = tuple((forge._repository.full_name, 100) for forge in forges)
         self._forges = {forge._repository.full_name: forge for forge in forges}
+
+    def installed(self) -> Sequence[tuple[str, int]]:
+        return self.installations
 
     def open(self, repository: str, installation_id: int | None) -> Forge:
         del installation_id

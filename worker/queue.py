@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from celery import Celery
 
-from worker.wakes import DEFAULT, SWEEP, Wake
+from worker.wakes import DEFAULT, RECONCILE, SWEEP, Wake
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +25,13 @@ def broker_url(redis_url: str) -> str:
     return f"redis+socket://{rest.replace('?db=', '?virtual_host=')}" if scheme == "unix" else scheme + sign + rest
 
 
-def make_app(redis_url: str, *, sweep_seconds: float = 10.0, visibility_seconds: float = 7200.0) -> Celery:
+def make_app(
+    redis_url: str,
+    *,
+    sweep_seconds: float = 10.0,
+    reconcile_seconds: float = 600.0,
+    visibility_seconds: float = 7200.0,
+) -> Celery:
     """A Celery application; tasks are registered by the worker process alone (`worker.tasks.register`)."""
     app = Celery("devstral_fix", broker=broker_url(redis_url), set_as_current=False)
     app.conf.update(
@@ -58,7 +64,8 @@ def make_app(redis_url: str, *, sweep_seconds: float = 10.0, visibility_seconds:
         task_default_queue=DEFAULT,
         beat_schedule={
             # It never expires: that would compare beat's clock with a worker's. A backlog of sweeps is paced instead.
-            "sweep": {"task": SWEEP, "schedule": sweep_seconds, "options": {"queue": DEFAULT}}
+            "sweep": {"task": SWEEP, "schedule": sweep_seconds, "options": {"queue": DEFAULT}},
+            "reconcile": {"task": RECONCILE, "schedule": reconcile_seconds, "options": {"queue": DEFAULT}},
         },
     )
     return app

@@ -37,6 +37,7 @@ from worker.stages.intake import Intake
 from worker.stages.labels import StateLabels
 from worker.stages.notify import Notify
 from worker.stages.pursue import Pursue
+from worker.stages.reconcile import Reconcile
 from worker.stages.setup import Builder, SetUp
 from worker.stages.telling import Tell
 from worker.stages.verification import Verifier
@@ -62,6 +63,7 @@ def _default(process: Process) -> Duty:
         quarantine_hours=settings.quarantine_hours,
         watch=process.watch,
     )
+    reconcile = Reconcile(store=process.store, forges=forges, send=process.send, label=settings.trigger_label)
     use_cases: UseCases = {
         wakes.INTAKE: Intake(
             store=process.store,
@@ -86,6 +88,7 @@ def _default(process: Process) -> Duty:
         wakes.TELL: Tell(store=process.store, forges=forges, labels=labels),
         wakes.NOTIFY: Notify(store=process.store, notifier=compose.make_notifier(settings, process.stack)),
         wakes.SWEEP: Paced(sweep, settings.sweep_seconds / 2),
+        wakes.RECONCILE: Paced(reconcile, settings.reconcile_seconds / 2),
     }
     # Beat may die, and Redis may lose its message: recovery then takes a few of its periods, not for ever.
     stand_in = Periodic("sweep", sweep, seconds=STAND_IN_PERIODS * settings.sweep_seconds)

@@ -119,6 +119,9 @@ class Settings(BaseSettings):
 
     lease_seconds: float = Field(default=60.0, gt=0)
     sweep_seconds: float = Field(default=10.0, gt=0)
+    reconcile_seconds: float = Field(
+        default=600.0, gt=0, description="how often GitHub is asked for labelled issues whose webhook never came"
+    )
     max_attempts: int = Field(default=3, gt=0)
     setup_retry_seconds: float = Field(
         default=3600, ge=0, description="how long a repository's set-up that failed is not tried again"

@@ -14,6 +14,7 @@ DELIVER = "devstral_fix.deliver"
 TELL = "devstral_fix.tell"
 SWEEP = "devstral_fix.sweep"
 NOTIFY = "devstral_fix.notify"
+RECONCILE = "devstral_fix.reconcile"
 
 
 def gpu_queue(profile: str) -> str:

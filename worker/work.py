@@ -71,6 +71,10 @@ def beat(settings: Settings) -> int:
     logs.configure(settings.log_level)
     signals.beat_init.connect(lambda **_: readiness.ready(), weak=False)
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    app = queue.make_app(settings.need("redis_url"), sweep_seconds=settings.sweep_seconds)
+    app = queue.make_app(
+        settings.need("redis_url"),
+        sweep_seconds=settings.sweep_seconds,
+        reconcile_seconds=settings.reconcile_seconds,
+    )
     app.Beat(schedule=str(settings.data_dir / "beat-schedule"), loglevel=settings.log_level, quiet=True).run()
     return 0

@@ -23,6 +23,7 @@ class Subject:
     forge: Forge
     forges: Forges
     new_issue: Callable[[], int]
+    label: Callable[[int, str], None]
     branch: Callable[[str], str]
     lose_answer: Callable[[str, int], None]
     new_review: Callable[[int], int]
@@ -56,6 +57,7 @@ def fake_subject() -> Subject:
         forge=forge,
         forges=FakeForges(forge),
         new_issue=lambda: repository.open_issue("A bug", "It breaks."),
+        label=repository.put_label,
         branch=lambda name: (branches.add(name), "a" * 40)[1],
         new_review=lambda number: fake_review(repository, number),
         resolved=repository.resolved.__contains__,
@@ -79,6 +81,7 @@ def subject(request, tmp_path) -> Iterator[Subject]:
         forge=forges.open(REPOSITORY, double.installation_id),
         forges=forges,
         new_issue=lambda: double.create_issue(REPOSITORY, "A bug", "It breaks."),
+        label=lambda number, label: double.add_label(REPOSITORY, number, label),
         branch=lambda name: push_branch(double, REPOSITORY, name, tmp_path / name.replace("/", "-")),
         new_review=lambda number: double.review(REPOSITORY, number, "Nearly.", comments=[("a.py", 1, s) for s in SAID]),
         resolved=double.resolved,
@@ -268,3 +271,24 @@ def test_a_review_is_asked_for_and_a_status_set(subject):
         subject.forge.set_status(head, context="devstral-fix", description="fixed\n" + "x" * 300)
     with pytest.raises(ForgeRefused):
         subject.forge.request_review(999_999, "octo-admin")
+
+
+def test_labelled_issues_and_who_labelled_them(subject):
+    one, other, third = (subject.new_issue() for _ in range(3))
+    subject.label(one, "wanted")
+    subject.label(third, "other")
+    subject.label(one, "other")
+    assert [issue.number for issue in subject.forge.labelled("wanted")] == [one]
+    assert [issue.number for issue in subject.forge.labelled("other")] == [one, third]
+    assert list(subject.forge.labelled("nobody's")) == []
+    event = subject.forge.labelled_by(one, "Wanted")
+    assert event is not None
+    assert (event.actor, event.is_bot, event.at.tzinfo is not None) == ("octo-admin", False, True)
+    assert subject.forge.labelled_by(other, "wanted") is None
+    again = subject.forge.labelled_by(one, "other")
+    assert again is not None
+    assert again.id != event.id
+
+
+def test_where_an_app_is_installed(subject):
+    assert (REPOSITORY, 100) in list(subject.forges.installed())

@@ -31,6 +31,16 @@ class Issue(Frozen):
     url: str
 
 
+class LabelEvent(Frozen):
+    """Who put a label on an issue, and when."""
+
+    id: int
+    actor: str
+    actor_id: int | None
+    is_bot: bool
+    at: datetime
+
+
 class RepositoryInfo(Frozen):
     full_name: str
     default_branch: str
@@ -104,6 +114,12 @@ class Forge(Protocol):
 
     def issue(self, number: int) -> Issue: ...
 
+    def labelled(self, label: str) -> Sequence[Issue]:
+        """Open issues that have the label; no pull requests."""
+
+    def labelled_by(self, number: int, label: str) -> LabelEvent | None:
+        """The newest event that put the label on; None where GitHub doesn't tell who that was."""
+
     def permission(self, login: str) -> str:
         """`admin`, `maintain`, `write`, `triage`, `read` or `none` (also for an unknown login)."""
 
@@ -173,3 +189,6 @@ class Forges(Protocol):
     """Where a forge for one repository comes from; one per process, on the `default` worker."""
 
     def open(self, repository: str, installation_id: int | None) -> Forge: ...
+
+    def installed(self) -> Sequence[tuple[str, int]]:
+        """Every repository that an App is installed on, with the installation; empty for who is none."""

@@ -6,7 +6,7 @@ import logging
 
 from worker import wakes
 from worker.holding import Work
-from worker.runs import quarantine, requests, setups
+from worker.runs import missed, quarantine, requests, setups
 from worker.runs.asked import IssueRequest
 from worker.stages import config, large_files, policies
 from worker.stages.desk import Desk
@@ -36,6 +36,8 @@ def start(desk: Desk, delivery: Delivery, request: IssueRequest, work: Work, tra
 
 def _start(desk: Desk, delivery: Delivery, request: IssueRequest, work: Work, traceparent: str | None) -> None:
     with desk.store.transaction() as session:
+        if not delivery.key.startswith("sweep:") and missed.late(session, request):
+            raise Refused("its run was begun before this came")
         began = requests.newest_stop(session, request.repository, request.issue_number)
     forge = desk.forges.open(request.repository, request.installation_id)
     repository = forge.repository()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from github import Auth
+from github import Auth, Github
 from pydantic import SecretStr
 
 from worker.adapters.forge.border import translated
@@ -37,6 +38,9 @@ class Identity(Protocol):
     def git_token(
         self, repository: str, installation_id: int | None, access: Literal["read", "write"]
     ) -> SecretStr: ...
+
+    def installed(self) -> Sequence[tuple[str, int]]:
+        """Every repository an App is installed on, with the installation."""
 
 
 class TokenIdentity:
@@ -65,6 +69,9 @@ class TokenIdentity:
 
     def git_token(self, repository: str, installation_id: int | None, access: Literal["read", "write"]) -> SecretStr:  # noqa: ARG002
         return self._token
+
+    def installed(self) -> Sequence[tuple[str, int]]:
+        return ()  # what a person's token may see is not what they want looked after
 
 
 class AppIdentity:
@@ -102,6 +109,21 @@ class AppIdentity:
     def git_token(self, repository: str, installation_id: int | None, access: Literal["read", "write"]) -> SecretStr:
         return self._token(repository, installation_id, {"contents": access, "metadata": "read"})
 
+    def installed(self) -> Sequence[tuple[str, int]]:
+        found: list[tuple[str, int]] = []
+        with closing(connect(self._app, self._options)) as client, translated("list the App's installations"):
+            for installation in _pages(client, "/app/installations"):
+                if installation.get("suspended_at") is None:
+                    found += self._repositories_of(client, int(installation["id"]))
+        return found
+
+    def _repositories_of(self, client: Github, installation: int) -> list[tuple[str, int]]:
+        path = f"/app/installations/{installation}/access_tokens"
+        _, data = client.requester.requestJsonAndCheck("POST", path, input={"permissions": {"metadata": "read"}})
+        with closing(connect(Auth.Token(data["token"]), self._options)) as inside:
+            listed = _pages(inside, "/installation/repositories", key="repositories")
+            return [(one["full_name"], installation) for one in listed if not one.get("archived")]
+
     def _token(self, repository: str, installation_id: int | None, permissions: Mapping[str, str]) -> SecretStr:
         installation = self._installation(repository) if installation_id is None else installation_id
         key = (installation, repository.lower(), tuple(sorted(permissions.items())))
@@ -135,6 +157,17 @@ class AppIdentity:
                 return tuple(str(data[field]) for field in fields)
         finally:
             client.close()
+
+
+def _pages(client: Github, path: str, *, key: str | None = None) -> Iterator[dict[str, Any]]:
+    page = 1
+    while True:
+        _, data = client.requester.requestJsonAndCheck("GET", f"{path}?per_page=100&page={page}")
+        rows = data if key is None else data[key]
+        yield from rows
+        if len(rows) < 100:
+            return
+        page += 1
 
 
 class _Renewed(Auth.Auth):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import urllib.parse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -48,6 +49,9 @@ class GitHubForges:
         if not _NAME.fullmatch(repository):
             raise ForgeRefused(f"not a repository name: {repository[:200]!r}")
         return GitHubForge(repository, installation_id, self._identity, self._options)
+
+    def installed(self) -> Sequence[tuple[str, int]]:
+        return self._identity.installed()
 
 
 class GitHubForge(Issues, Pulls, Reviews, Checks):

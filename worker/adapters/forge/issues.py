@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Sequence
 
 import github
+from github.Issue import Issue as GitHubIssue
 from github.IssueComment import IssueComment
 
 from worker.adapters.forge import text
 from worker.adapters.forge.border import translated
 from worker.adapters.forge.connection import Connection, author_of
 from worker.errors import ForgeRefused
-from worker.stages.forge import Comment, Issue, Reaction
+from worker.stages.forge import Comment, Issue, LabelEvent, Reaction
 
 MOST_COMMENTS = 1_000
 
@@ -22,20 +23,32 @@ class Issues(Connection):
         with translated(f"read {self._name}#{number}"):
             found = self._repo.get_issue(number)
             lives_in = str(found.raw_data.get("repository_url", "")).rpartition("/repos/")[2]
-            result = Issue(
-                number=found.number,
-                title=found.title,
-                body=found.body or "",
-                state="closed" if found.state == "closed" else "open",
-                locked=bool(found.locked),
-                is_pull_request="pull_request" in found.raw_data,
-                labels=tuple(label.name for label in found.labels),
-                author=author_of(found.user),
-                url=found.html_url,
-            )
+            result = _issue(found)
         if lives_in and lives_in.lower() != self._name.lower():  # GitHub redirects to where an issue went
             raise ForgeRefused(f"{self._name}#{number} was transferred to {lives_in}#{result.number}")
         return result
+
+    def labelled(self, label: str) -> Sequence[Issue]:
+        with translated(f"list the issues of {self._name} with a label"):
+            listed = self._repo.get_issues(state="open", labels=[label], sort="created", direction="asc")
+            return tuple(_issue(found) for found in listed if "pull_request" not in found.raw_data)
+
+    def labelled_by(self, number: int, label: str) -> LabelEvent | None:
+        wanted = label.strip().casefold()
+        newest: LabelEvent | None = None
+        with translated(f"list the events of {self._name}#{number}"):
+            for event in self._repo.get_issue(number).get_events():
+                named = event.label.name if event.event == "labeled" and event.label is not None else ""
+                if named.strip().casefold() == wanted and event.actor is not None:
+                    actor = event.actor
+                    newest = LabelEvent(
+                        id=event.id,
+                        actor=actor.login,
+                        actor_id=actor.id,
+                        is_bot=actor.type == "Bot" or actor.login.endswith("[bot]"),
+                        at=event.created_at,
+                    )
+        return newest
 
     def find_comment(self, number: int, marker: str) -> Comment | None:
         us = self._identity.login().casefold()
@@ -80,6 +93,20 @@ class Issues(Connection):
             except github.UnknownObjectException:
                 if any(there.name.casefold() == label.casefold() for there in issue.get_labels()):
                     raise
+
+
+def _issue(found: GitHubIssue) -> Issue:
+    return Issue(
+        number=found.number,
+        title=found.title,
+        body=found.body or "",
+        state="closed" if found.state == "closed" else "open",
+        locked=bool(found.locked),
+        is_pull_request="pull_request" in found.raw_data,
+        labels=tuple(label.name for label in found.labels),
+        author=author_of(found.user),
+        url=found.html_url,
+    )
 
 
 def _comment(comment: IssueComment) -> Comment:

@@ -48,6 +48,10 @@ class BareRepositories:
             raise ValueError(f"not owner/name: {full_name!r}")
         return self.root / owner / f"{name}.git"
 
+    def names(self) -> list[str]:
+        """`owner/name` of all, in lower case."""
+        return sorted(f"{found.parent.name}/{found.stem}" for found in self.root.glob("*/*.git"))
+
     def exists(self, full_name: str) -> bool:
         try:
             return self.path(full_name).is_dir()

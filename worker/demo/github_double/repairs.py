@@ -10,6 +10,7 @@ from typing import Any
 
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.github_double.faults import Traffic
+from worker.demo.github_double.installations import Installations
 from worker.demo.github_double.reactions import Reactions
 from worker.demo.github_double.serving import Reply, Request
 from worker.demo.github_double.statuses import Statuses
@@ -47,6 +48,7 @@ class Repairs:
         self._reactions = Reactions(traffic)
         self.threads = Threads(forward, traffic)
         self._statuses = Statuses(repositories, traffic)
+        self._installations = Installations(forward, traffic, repositories, self._as_admin)
         self._checks: dict[tuple[str, str], list[Any]] = {}  # what emulate made for commits that it does not know
 
     def before(self, request: Request) -> Reply | None:
@@ -62,7 +64,8 @@ class Repairs:
         place = self._reactions.place(request)
         if place is not None:
             return self._react(request, place)
-        return self.threads.answer(request) or self._statuses.answer(request)
+        parts = (self.threads, self._statuses, self._installations)
+        return next((reply for part in parts if (reply := part.answer(request)) is not None), None)
 
     def _react(self, request: Request, place: str) -> Reply:
         there = self._forward(Request("GET", place, request.headers, b""))
