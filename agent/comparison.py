@@ -21,7 +21,7 @@ class Comparison(Frozen):
     """Each a sorted tuple of test ids."""
 
     reproduced: tuple[str, ...] = ()  #: failed without the change, with the same tests, and passes with it
-    broken: tuple[str, ...] = ()  #: passed before and fails now, also when run again
+    broken: tuple[str, ...] = ()  #: passed before and fails now, or what it is in can't be run; also when run again
     missing: tuple[str, ...] = ()  #: there before, and no longer collected
     skipped: tuple[str, ...] = ()  #: passed before and is skipped now
     new_failing: tuple[str, ...] = ()  #: not there before, and fails now
@@ -90,13 +90,15 @@ def compare(
             flaky |= {test for test in twice if Case.PASSED in {before[test], without[test]}}
             reproduced &= failed_before
     gone = [test for test in before if test not in ids]
+    errors = {test for test in failing if all(run.get(test) is Case.ERROR for run in runs)}
+    unloaded = {t for t in gone if before[t] is Case.PASSED and not errors.isdisjoint(_containers(t))}
     broken_containers = {test for test in gone if before[test] is Case.ERROR}
     if broken_containers:  # no tests, but what could not be run before and can now
         broken_containers &= {container for test in ids for container in _containers(test)}
     return Comparison(
         reproduced=_sorted(reproduced),
-        broken=_sorted(test for test in failing if before.get(test) is Case.PASSED),
-        missing=_sorted(test for test in gone if test not in broken_containers),
+        broken=_sorted({test for test in failing if before.get(test) is Case.PASSED} | unloaded),
+        missing=_sorted(test for test in gone if test not in broken_containers | unloaded),
         skipped=_sorted(
             test for test, seen in ends.items() if seen == {Case.SKIPPED} and before.get(test) is Case.PASSED
         ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
@@ -11,9 +11,10 @@ import pytest
 
 from agent.evidence import Verdict, decide
 from agent.outcome import Evidence, Execution, Patch
-from agent.protocols import Isolation, Mount, SandboxSpec, Session
+from agent.protocols import Isolation, Mount, Sandbox, SandboxSpec, Session
 from agent.types import ExitStatus
-from tests.sandboxes import Place, git, place
+from tests.sandboxes import git, place
+from worker.adapters.sandbox import ToolSandbox
 from worker.runs.baselines import Key
 from worker.stages.config import RepositoryConfig
 from worker.stages.ports import Layer
@@ -38,27 +39,36 @@ class Memory:
 
 @dataclass
 class Counted:
-    """The sandbox of a place; what runs inside can read how many were opened before, and so end differently."""
+    """A sandbox; what runs inside can read how many were opened before, and so end differently."""
 
-    place: Place
+    inner: Sandbox
     folder: Path
     opened: list[str] = field(default_factory=list)
     capabilities = frozenset[str]()
 
     @property
     def isolation(self) -> Isolation:
-        return self.place.sandbox.isolation
+        return self.inner.isolation
 
     def open(self, spec: SandboxSpec) -> Session:
         (self.folder / "opened").write_text(str(len(self.opened)))
         self.opened.append(spec.tree)
-        return self.place.sandbox.open(spec)
+        return self.inner.open(spec)
 
 
 class Bench:
-    """One repository. `verify` says what comes of a change: a text is a file's new content, None removes it."""
+    """One repository. `verify` says what comes of a change: a text is a file's new content, None removes it.
 
-    def __init__(self, folder: Path, files: Mapping[str, str | bytes]) -> None:
+    `tools` are folders of programs as an operator shows them, `layer` what a set-up made."""
+
+    def __init__(
+        self,
+        folder: Path,
+        files: Mapping[str, str | bytes],
+        *,
+        tools: Sequence[Path] = (),
+        layer: Layer | None = None,
+    ) -> None:
         texts = {path: content for path, content in files.items() if isinstance(content, str)}
         binary = {path: content for path, content in files.items() if isinstance(content, bytes)}
         self.place = place(folder, texts)
@@ -70,7 +80,15 @@ class Bench:
         if binary:
             self.base = self.commit(binary)
         (folder / "count").mkdir()
-        self.sandbox = Counted(self.place, folder / "count")
+        self.sandbox = Counted(ToolSandbox(self.place.sandbox, tools), folder / "count")
+        self.layer = layer or Layer(
+            mounts=(
+                Mount(source=SITE, target="/opt/site"),
+                Mount(source=self.sandbox.folder, target="/opt/count"),
+            ),
+            env={"PYTHONPATH": "/opt/site", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
+            path=(),
+        )
         self.baselines = Memory()
         self.taken: Taken | None = None
 
@@ -96,17 +114,11 @@ class Bench:
         return self.place.repos.patch(self.place.git_dir, self.base, self.tree(changes))
 
     def verify(self, changes: Mapping[str, str | bytes | None], *, test: str = PYTEST, **settings: object) -> Verdict:
-        layer = Layer(
-            mounts=(
-                Mount(source=SITE, target="/opt/site"),
-                Mount(source=self.sandbox.folder, target="/opt/count"),
-            ),
-            env={"PYTHONPATH": "/opt/site", "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-            path=(),
-        )
         patch = self.patch(changes)
         config = RepositoryConfig.model_validate({"test": test, **settings})
-        subject = Subject(git_dir=self.place.git_dir, repository="acme/calc", patch=patch, settings=config, layer=layer)
+        subject = Subject(
+            git_dir=self.place.git_dir, repository="acme/calc", patch=patch, settings=config, layer=self.layer
+        )
         known = len(self.baselines.kept)
         self.taken = self._taken(subject)
         if len(self.baselines.kept) > known:  # so that it costs the same whichever test comes first

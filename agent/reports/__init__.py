@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
 
-from agent.reports import jsons, junit, texts
+from agent.reports import cargo, events, jsons, junit, texts
 from agent.reports.cases import MAX_BYTES, Case, Cases, ReportError, Unusable
 from agent.reports.plan import MAX_OUTPUT, Format, Plan, command_for, taken_apart
 
@@ -24,6 +24,7 @@ __all__ = [
     "Unusable",
     "command_for",
     "parse",
+    "readable",
     "taken_apart",
 ]
 
@@ -32,9 +33,9 @@ _PARSERS: Mapping[Format, Callable[[bytes, Collection[str]], Cases]] = MappingPr
         Format.JUNIT: junit.parse,
         Format.PYTEST: lambda data, _: texts.pytest(data),
         Format.UNITTEST: lambda data, _: texts.unittest(data),
-        Format.CARGO: lambda data, _: texts.cargo(data),
+        Format.CARGO: lambda data, _: cargo.parse(data),
         Format.JEST: lambda data, _: jsons.jest(data),
-        Format.GO: lambda data, _: jsons.go(data),
+        Format.GO: lambda data, _: events.parse(data),
     }
 )
 
@@ -50,3 +51,8 @@ def parse(form: Format, data: bytes, *, files: Collection[str] = ()) -> Mapping[
     if not data.strip():
         raise ReportError("the test command left no report", Unusable.ABSENT)
     return _PARSERS[form](data, files).all()
+
+
+def readable(form: Format | None, printed: str) -> str:
+    """What a command printed, as its runner prints it for people where nobody asks it for a report."""
+    return events.printed(printed) if form is Format.GO else printed

@@ -78,11 +78,18 @@ class Plan:
         )
 
 
+_CARGO = re.compile(r"\bcargo( \+\S+)? test\b")
 _NODE = re.compile(r"\bnode( .*)? --test\b")
-_SIMPLE = re.compile(r"[^;&|<>()`$\n]*")
-
-
-_PACKAGE_TEST = re.compile(r"\s*(npm|pnpm|yarn)( run)? (test|t)\s*")
+# What is appended to the whole command is the last one's.
+_LAST = re.compile(r"((?:.*&&)?)([^;&|<>()`$\n]*)")
+_JEST, _VITEST = (
+    re.compile(
+        rf"(?:(?<![\w./-]){name}(?:@[\w.^~-]+)?|node_modules/(?:\.bin|{name}|{name}/bin)/{name}(?:\.m?js)?)"
+        r"(?![\w./-])(?!.* -- )"
+    )
+    for name in ("jest", "vitest")
+)
+_PACKAGE_TEST = re.compile(r"\s*(npm|pnpm|yarn)(?: run(?:-script)?)? ([\w:.-]+)((?: .*)?)")
 _NODE_REPORTERS = (
     f"--test-reporter=junit --test-reporter-destination=${VARIABLE}"
     " --test-reporter=spec --test-reporter-destination=stdout"
@@ -99,8 +106,11 @@ def command_for(
     the package.json, which `npm test` may mean."""
     if form is not None:
         return Plan(command=command, form=form, path=path)
-    if (package := _PACKAGE_TEST.fullmatch(command)) and "test" in scripts:
-        return _through_package(command.strip(), package.group(1), scripts["test"])
+    first, last = found.groups() if (found := _LAST.fullmatch(command)) else (command, "")
+    if package := _PACKAGE_TEST.fullmatch(last):
+        manager, name, arguments = package.groups()
+        if (script := scripts.get("test" if name == "t" else name)) is not None:
+            return _through_package(first, last.rstrip(), manager, script, arguments)
     if len(re.findall(r"(?<![\w./-])(?:py\.test|pytest)(?![\w./-])", command)) == 1 and "--junit" not in command:
         return Plan(command=command, form=Format.JUNIT, pytest=True)
     if re.search(r"-m unittest\b", command):
@@ -109,30 +119,37 @@ def command_for(
         return Plan(command=verbose, form=Format.UNITTEST)
     if re.search(r"\bgo test\b", command):
         return Plan(command=re.sub(r"\bgo test\b(?! -json)", "go test -json", command), form=Format.GO)
-    if re.search(r"\bcargo test\b", command):
-        return Plan(command=command, form=Format.CARGO)
-    simple = _SIMPLE.fullmatch(command) is not None
+    if _CARGO.search(command):
+        # A program of failing tests must not keep the others from being executed.
+        every = command if "--no-fail-fast" in command else _CARGO.sub(r"\g<0> --no-fail-fast", command)
+        return Plan(command=every, form=Format.CARGO)
+    return _of_node(command, last)
+
+
+def _of_node(command: str, last: str) -> Plan:
     if _NODE.search(command) and "--test-reporter" not in command:
         more = f'--test --test-reporter=junit --test-reporter-destination="${VARIABLE}"'
         more += " --test-reporter=spec --test-reporter-destination=stdout"
         return Plan(command=command.replace("--test", more, 1), form=Format.JUNIT)
-    if simple and re.search(r"(?<![\w./-])jest(?![\w./-])", command) and "--json" not in command:
+    if _JEST.search(last) and "--json" not in command:
         return Plan(command=f'{command} --json --outputFile="${VARIABLE}"', form=Format.JEST)
-    if simple and re.search(r"(?<![\w./-])vitest(?![\w./-])", command) and "--reporter" not in command:
+    if _VITEST.search(last) and "--reporter" not in command:
         more = f'--reporter=default --reporter=json --outputFile.json="${VARIABLE}"'
         return Plan(command=f"{command} {more}", form=Format.JEST)
     return Plan(command=command)
 
 
-def _through_package(command: str, manager: str, script: str) -> Plan:
-    """The script's runner, told through the package manager."""
+def _through_package(first: str, command: str, manager: str, script: str, arguments: str) -> Plan:
+    """The script's runner, told through the package manager, behind the command's own `arguments`. `first` is what is
+    executed before it."""
     plan = command_for(script)
     if plan.form is Format.JUNIT and _NODE.search(script):
-        return Plan(command=f'NODE_OPTIONS="${{NODE_OPTIONS:-}} {_NODE_REPORTERS}" {command}', form=Format.JUNIT)
+        told = f'NODE_OPTIONS="${{NODE_OPTIONS:-}} {_NODE_REPORTERS}" {command.lstrip()}'
+        return Plan(command=f"{first} {told}".lstrip(), form=Format.JUNIT)
     if plan.form is Format.JEST:
-        dashes = " --" if manager == "npm" else ""
-        return Plan(command=f"{command}{dashes}{plan.command.removeprefix(script)}", form=Format.JEST)
-    return Plan(command=command)
+        dashes = " --" if manager == "npm" and " -- " not in f"{arguments} " else ""
+        return Plan(command=f"{first}{command}{dashes}{plan.command.removeprefix(script)}".strip(), form=Format.JEST)
+    return Plan(command=first + command)
 
 
 def taken_apart(stdout: str) -> bytes:

@@ -1,5 +1,5 @@
-"""What runners print for people, read test by test: `pytest -rA`, `unittest -v`, `cargo test`. Each of them counts its
-tests at the end, and a text whose lines don't agree with that count is not used."""
+"""What runners print for people, read test by test: `pytest -rA` and `unittest -v`. Each counts its tests at the end,
+and a text whose lines don't agree with that count is not used."""
 
 from __future__ import annotations
 
@@ -33,11 +33,6 @@ _UNITTEST_ENDS = {
 _NOT_LOADED = "unittest.loader._FailedTest"
 _FIXTURES = ("setUpClass", "tearDownClass", "setUpModule", "tearDownModule")
 _RAN = re.compile(r"^Ran (\d+) tests? in ")
-
-_CARGO_SUITE = re.compile(r"^\s*(?:Running (?:unittests )?(\S+) \(|Doc-tests (\S+))")
-_CARGO_COUNT = re.compile(r"^running (\d+) tests?$")
-_CARGO_LINE = re.compile(r"^test (.+?)(?: - should panic)? \.\.\. (ok|FAILED|ignored)\b")
-_CARGO = {"ok": Case.PASSED, "FAILED": Case.FAILED, "ignored": Case.SKIPPED}
 
 
 def pytest(data: bytes) -> Cases:
@@ -110,21 +105,3 @@ def _dotted(test: str) -> str:
 
 def _unittest_end(text: str) -> Case | None:
     return Case.SKIPPED if text.startswith("skipped") else _UNITTEST_ENDS.get(text.strip())
-
-
-def cargo(data: bytes) -> Cases:
-    """Ids are `file::module::test`. A documentation test's line number changes with every edit and is left out."""
-    cases, named, counted, suite = Cases(), 0, 0, ""
-    for line in data.decode("utf-8", "replace").split("\n"):
-        if match := _CARGO_SUITE.match(line):
-            suite = match.group(1) or f"doc {match.group(2)}"
-        elif match := _CARGO_COUNT.match(line):
-            counted += int(match.group(1))
-        elif match := _CARGO_LINE.match(line):
-            named += 1
-            cases.add(f"{suite}::{re.sub(r' [(]line [0-9]+[)]', '', match.group(1))}", _CARGO[match.group(2)])
-    if not counted and not named:
-        raise ReportError("the output names no test (cargo test)", Unusable.INCOMPLETE)
-    if counted != named:
-        raise ReportError(f"cargo counts {counted} tests, its lines name {named}", Unusable.INCOMPLETE)
-    return cases

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +17,7 @@ from agent.protocols import Isolation, SandboxLimits, Session
 from tests.package_index import wheel
 from tests.registries import MODULE, NAME, Registries, registries
 from tests.sandboxes import place
+from tests.toolchains import tool, toolchain
 from worker.adapters.egress import HostPattern, Policy, ProxyEgress, ask
 from worker.adapters.layers import DiskLayers
 from worker.adapters.sandbox import ToolSandbox
@@ -25,8 +25,6 @@ from worker.errors import IsolationMissing
 from worker.stages.config import RepositoryConfig
 from worker.stages.layer import layer_of, spec
 from worker.stages.setup import Builder, SetUpFailed
-
-USUAL = "/usr/local/bin:/usr/bin:/bin"  # inside
 
 
 @pytest.fixture(scope="module")
@@ -36,37 +34,6 @@ def index():
 
 
 OLDEST_CARGO = (1, 70)
-
-
-def tool(name: str) -> Path | None:
-    """What has to be shown for a program to be inside: None when it is there anyway. Skips where there is none."""
-    if (usual := shutil.which(name, path=USUAL)) is not None:
-        if name == "cargo" and (said := _version(usual)) < OLDEST_CARGO:
-            pytest.skip(f"{usual} is of version {said[0]}.{said[1]}: it knows no sparse registries")
-        return None
-    if name == "cargo" and (home := _toolchain()) is not None:
-        return home
-    found = shutil.which(name)
-    if found is None:
-        pytest.skip(f"there is no {name} on this machine")
-    folder = Path(found).resolve().parent
-    return folder.parent if folder.name == "bin" else folder
-
-
-def _version(program: str) -> tuple[int, int]:
-    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, cwd="/").stdout
-    major, minor, *_ = told.split()[1].split(".")
-    return int(major), int(minor)
-
-
-def _toolchain() -> Path | None:
-    """Behind a rustup proxy, which is of no use inside, stands a toolchain's own directory."""
-    rustc = shutil.which("rustc")
-    if rustc is None:
-        return None
-    done = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True, check=False, cwd="/")
-    home = Path(done.stdout.strip())
-    return home if done.returncode == 0 and (home / "bin" / "cargo").is_file() else None
 
 
 @dataclass
@@ -155,6 +122,8 @@ def test_npm(clients, index, level):
         "ours",
         "/workspace/packages/part",
     ]
+    # Where vite keeps its configuration, once read: without it, it does not start.
+    assert clients.later("mkdir -p /node_modules/.vite-temp && echo x >/node_modules/.vite-temp/x && cat /tmp/x") == "x"
     # The package's own script ran. What it wrote is in the layer, and nowhere else.
     assert clients.later(
         "cat /node_modules/tinynode/made-by-postinstall /opt/setup/node-was-here; touch /node_modules/x 2>&1 || :"
@@ -181,6 +150,9 @@ checksum = "{checksum}"
 
 
 def test_cargo(clients, index):
+    program = (toolchain() or Path("/usr")) / "bin" / "cargo"
+    if program.is_file() and (said := _version(program)) < OLDEST_CARGO:
+        pytest.skip(f"{program} is of version {said[0]}.{said[1]}: it knows no sparse registries")
     if (folder := tool("cargo")) is not None:
         clients.tools.append(folder)
     clients.set_up(
@@ -196,9 +168,15 @@ def test_cargo(clients, index):
     assert "1 passed" in clients.later("cargo build --offline --locked && cargo test --offline --quiet")
 
 
+def _version(program: Path) -> tuple[int, int]:
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True, cwd="/").stdout
+    major, minor, *_ = told.split()[1].split(".")
+    return int(major), int(minor)
+
+
 def default_registry() -> str:
     """How cargo writes its default registry into a lock file: taken from cargo's own program."""
-    program = (_toolchain() or Path("/usr")) / "bin" / "cargo"
+    program = (toolchain() or Path("/usr")) / "bin" / "cargo"
     if not program.is_file():
         pytest.skip("the only cargo here is rustup's stand-in, without a toolchain of this user")
     found = re.search(rb"https://[a-z.]+/[a-z-]+/[a-z.]+-index", program.read_bytes())

@@ -56,6 +56,17 @@ def test_every_test_of_the_base_has_to_be_there():
 
 
 @pytest.mark.parametrize("test", ["tests/a.py::two", "tests/a.py > two", "tests/a.py.two"])
+def test_what_is_in_a_module_that_can_not_be_run_any_more_is_broken_and_not_gone(test):
+    """Red where it is merely no longer collected: a change that can't be built would be a draft."""
+    for again in (None, {"tests/a.py": E}):
+        assert found({test: P}, {"tests/a.py": E}, again=again) == Comparison(
+            broken=(test,), new_failing=("tests/a.py",)
+        )
+    assert found({test: P}, {"tests/a.py": E}, again={test: P}).broken == ()
+    assert found({test: S}, {"tests/a.py": E}).missing == (test,)
+
+
+@pytest.mark.parametrize("test", ["tests/a.py::two", "tests/a.py > two", "tests/a.py.two"])
 def test_a_module_that_could_not_be_run_before_is_no_missing_test(test):
     assert found({"tests/a.py": E}, {test: P}, {"tests/a.py": E}, changed=()).missing == ()
     assert found({"tests/a.py": E}, {test: P}, {"tests/a.py": E}, changed=("tests/a.py",)).reproduced == (test,)

@@ -122,45 +122,98 @@ def test_go():
         {"Action": "skip", "Package": "m/b", "Test": "TestLater"},
         {"Action": "pass", "Package": "m/b"},
         {"Action": "fail", "Package": "m/c"},
+        {"Action": "run", "Package": "m/e", "Test": "TestHalf"},
+        {"Action": "output", "Package": "m/e", "Test": "TestHalf", "Output": "half--- PASS: TestHalf (0.00s)\n"},
+        {"Action": "pass", "Package": "m/e"},
+        {"Action": "run", "Package": "m/f", "Test": "TestSays"},
+        {"Action": "output", "Package": "m/f", "Test": "TestSays", "Output": "half--- PASS: TestSays (0.00s)\n"},
     ]
-    data = "# m/c\n{not json\n" + "\n".join(map(json.dumps, events))
+    data = "# m/c\n{not json\nFAIL\tm/d [build failed]\n" + "\n".join(map(json.dumps, events))
     assert parse(Format.GO, data.encode()) == {
         "m/a::TestBad/x": F,
         "m/a::TestDied": E,
         "m/a::TestOk": P,
         "m/b::TestLater": S,
         "m/c": E,
+        "m/d": E,
+        "m/e::TestHalf": P,
+        "m/f::TestSays": E,
     }
     with pytest.raises(ReportError, match="no event"):
         parse(Format.GO, b"ok m/a 0.1s\n")
 
 
-CARGO = """     Running unittests src/lib.rs (target/debug/deps/k-0123)
+CARGO = """     Running unittests src/lib.rs (target/debug/deps/k_k-0123456789abcdef)
 
-running 3 tests
+running 4 tests
 test tests::adds ... ok
-test tests::breaks - should panic ... FAILED
-test tests::later ... ignored
+test tests::breaks - should panic ... Error: "e"
+FAILED
+half a linetest tests::says ... ok
+test tests::later ... ignored, a reason
 
-test result: FAILED. 1 passed; 1 failed; 1 ignored
+successes:
+
+---- tests::says stdout ----
+test forged ... ok
+
+failures:
+    tests::breaks
+
+test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
+     Running tests/it.rs (target/debug/deps/it-0123456789abcdef)
+
+running 2 tests
+test ends ... ok
+     Running tests/more.rs (target/debug/deps/more-0123456789abcdef)
+
+running 0 tests
+
+test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
+
    Doc-tests k
 
-running 1 test
+running 2 tests
+test src/lib.rs - add (line 30) - compile fail ... FAILED
 test src/lib.rs - add (line 3) ... ok
+
+test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s
 """
 
 
 def test_cargo():
     assert parse(Format.CARGO, CARGO.encode()) == {
         "doc k::src/lib.rs - add": P,
-        "src/lib.rs::tests::adds": P,
-        "src/lib.rs::tests::breaks": F,
-        "src/lib.rs::tests::later": S,
+        "doc k::src/lib.rs - add #2": F,
+        "src/lib.rs::k_k::tests::adds": P,
+        "src/lib.rs::k_k::tests::breaks": F,
+        "src/lib.rs::k_k::tests::says": P,
+        "src/lib.rs::k_k::tests::later": S,
+        "tests/it.rs::k_k": E,
+        "tests/it.rs::k_k::ends": P,
     }
-    with pytest.raises(ReportError, match="counts 4 tests, its lines name 5"):
-        parse(Format.CARGO, (CARGO + "test forged ... ok\n").encode())
-    with pytest.raises(ReportError, match="counts 4 tests, its lines name 3"):
-        parse(Format.CARGO, CARGO.replace("test tests::adds ... ok\n", "").encode())
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "why"),
+    [
+        ("", "test forged ... ok\n", "counts 0 tests of nothing, its lines name 1"),
+        ("test tests::adds ... ok\n", "", "counts 4 tests of src/lib.rs::k_k, its lines name 3"),
+        ("half a line", "test forged ... ok\n", "its lines name 5"),
+        ("tests::adds ... ok", "tests::adds ... FAILED", "are not those of its lines"),
+        ("failures:\n    tests::breaks", "", "are not those of its lines"),
+        ("2 passed; 1 failed", "3 passed; 0 failed", "are not those of its lines"),
+    ],
+)
+def test_cargo_lines_that_do_not_add_up(old: str, new: str, why: str):
+    with pytest.raises(ReportError, match=why):
+        parse(Format.CARGO, CARGO.replace(old, new, 1).encode())
+
+
+def test_no_test_of_cargo():
+    with pytest.raises(ReportError, match="names no test"):
+        parse(Format.CARGO, b"error: could not compile `k` (lib) due to 1 previous error\n")
 
 
 PYTEST_FILES = {
@@ -320,7 +373,7 @@ def test_a_report_in_the_workspace_is_not_one_of_before(tmp_path):
 
 
 def test_a_command_without_a_report_is_run_as_it_is():
-    for command in ("make test", "tox", "pytest a && pytest b", "echo pytest-xdist"):
+    for command in ("make test", "tox", "pytest a && pytest b", "echo pytest-xdist", "npx jest | tee x", "ls src/jest"):
         assert command_for(command).script == command
 
 
@@ -333,7 +386,16 @@ def test_a_command_without_a_report_is_run_as_it_is():
         ("python3 -m unittest -q t", "python3 -m unittest -q t"),
         ("npx jest src", 'npx jest src --json --outputFile="$TEST_REPORT"'),
         ("npx vitest run", 'npx vitest run --reporter=default --reporter=json --outputFile.json="$TEST_REPORT"'),
-        ("cargo test --all", "cargo test --all"),
+        ("cargo +nightly test --all", "cargo +nightly test --no-fail-fast --all"),
+        ("cargo test --no-fail-fast", "cargo test --no-fail-fast"),
+        (
+            "cd 'a b' && ./node_modules/.bin/jest x",
+            "cd 'a b' && ./node_modules/.bin/jest x --json --outputFile=\"$TEST_REPORT\"",
+        ),
+        (
+            "node --no-warnings node_modules/jest/bin/jest.js",
+            'node --no-warnings node_modules/jest/bin/jest.js --json --outputFile="$TEST_REPORT"',
+        ),
     ],
 )
 def test_commands_that_are_told_to_report(command: str, executed: str):
@@ -346,12 +408,17 @@ def test_commands_that_are_told_to_report(command: str, executed: str):
     [
         ("npm test", "jest src", 'npm test -- --json --outputFile="$TEST_REPORT"'),
         ("pnpm run test", "jest", 'pnpm run test --json --outputFile="$TEST_REPORT"'),
-        ("npm test", "tsc && jest", "npm test"),
+        ("npm test", "tsc && jest", 'npm test -- --json --outputFile="$TEST_REPORT"'),
+        ("npm t -- -t 'a b'", "jest", "npm t -- -t 'a b' --json --outputFile=\"$TEST_REPORT\""),
+        ("npm ci && npm run unit", "jest", 'npm ci && npm run unit -- --json --outputFile="$TEST_REPORT"'),
+        ("npm test", "jest && tsc", "npm test"),
+        ("npm test", "jest -- a", "npm test"),
+        ("npm test | tee log", "jest", "npm test | tee log"),
         ("npm test", "mocha", "npm test"),
     ],
 )
 def test_what_npm_runs_is_told_to_report(command: str, script: str, executed: str):
-    assert command_for(command, scripts={"test": script}).command == executed
+    assert command_for(command, scripts={"test": script, "unit": script}).command == executed
     assert command_for(command).command == command
 
 

@@ -11,7 +11,7 @@ from threading import Event
 from agent import evidence as rules
 from agent.outcome import Execution
 from agent.protocols import ExecResult, ExecStatus, Sandbox, SandboxLimits
-from agent.reports import MAX_OUTPUT, Case, Plan, ReportError, parse, taken_apart
+from agent.reports import MAX_OUTPUT, Case, Format, Plan, ReportError, parse, readable, taken_apart
 from worker.errors import ShuttingDown
 from worker.stages.layer import spec
 from worker.stages.ports import Layer, Repositories
@@ -20,9 +20,9 @@ KEPT_OUTPUT = 20_000  # characters of one execution's output that are stored: it
 NO_REPORT = "this test command gives no report"
 
 
-def shown(result: ExecResult, *, reported: bool = False) -> str:
-    """Both streams as people read them, head and tail kept. `reported`: standard output is the report's."""
-    text = ("" if reported else result.stdout.text) + result.stderr.text
+def shown(result: ExecResult, form: Format | None = None) -> str:
+    """Both streams as people read them, head and tail kept. With a `form` standard output is the report's."""
+    text = readable(form, ("" if form else result.stdout.text) + result.stderr.text)
     if len(text) > KEPT_OUTPUT:
         half = KEPT_OUTPUT // 2
         text = f"{text[:half]}\n[{len(text) - KEPT_OUTPUT} characters left out]\n{text[-half:]}"
@@ -66,7 +66,7 @@ class Executor:
             outcome=rules.judge(result),
             returncode=result.returncode,
             seconds=time.monotonic() - started,
-            output=shown(result, reported=reported),
+            output=shown(result, self.plan.form),
             note=note,
             cases=cases,
         )

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 from agent.protocols import SandboxLimits, SandboxSpec
 from worker.errors import Transient
 from worker.stages import setup_plan
 from worker.stages.config import RepositoryConfig
 from worker.stages.ports import Layer, Layers, Repositories
+
+# What go builds doesn't fit the home directory of a sandbox.
+ROOMIER = MappingProxyType({"GOCACHE": "/tmp/go-build"})  # noqa: S108 - inside
 
 
 class LayerMissing(Transient):
@@ -43,5 +47,6 @@ def layer_of(layers: Layers, key: str | None) -> Iterator[Layer | None]:
 def spec(git_dir: Path, tree: str, limits: SandboxLimits, layer: Layer | None) -> SandboxSpec:
     """A workspace with what the set-up made."""
     if layer is None:
-        return SandboxSpec(git_dir=git_dir, tree=tree, limits=limits)
-    return SandboxSpec(git_dir=git_dir, tree=tree, limits=limits, mounts=layer.mounts, env=layer.env, path=layer.path)
+        return SandboxSpec(git_dir=git_dir, tree=tree, limits=limits, env=ROOMIER)
+    env = {**ROOMIER, **layer.env}
+    return SandboxSpec(git_dir=git_dir, tree=tree, limits=limits, mounts=layer.mounts, env=env, path=layer.path)

@@ -39,7 +39,8 @@ fi
 rmdir "$CARGO_HOME" 2>/dev/null || :
 have() { command -v "$1" >/dev/null || { echo "$1 is not in the sandbox: skipped" >&2; return 1; }; }
 """
-# npm installs beside package.json only. Links to parts of the repository stay right when the rest is moved.
+# npm installs beside package.json only. Links to parts of the repository stay right when the rest is moved. Where tools
+# write below node_modules (vite its configuration, once read), they find a folder that is the session's own.
 _NPM = """if have npm; then
 npm ci --no-audit --no-fund
 mkdir -p "$SETUP_DIR/node"
@@ -49,6 +50,9 @@ if [ -d node_modules ]; then
     case $end in "$PWD"/node_modules/*) ;; *) ln -sfn "$end" "$link" ;; esac
   done
   mv node_modules "$SETUP_DIR/node/"
+  for name in .cache .vite .vite-temp; do
+    test -e "$SETUP_DIR/node/node_modules/$name" || ln -s /tmp "$SETUP_DIR/node/node_modules/$name"
+  done
 fi
 fi"""
 

@@ -74,8 +74,7 @@ def meaning(folder: Path) -> Layer:
     if there("cargo"):
         env |= {"CARGO_HOME": f"{TARGET}/cargo", "CARGO_NET_OFFLINE": "true"}
     if there("go"):
-        # What go builds doesn't fit the home directory of a sandbox.
-        env |= {"GOMODCACHE": f"{TARGET}/go", "GOPROXY": "off", "GOCACHE": "/tmp/go-build"}  # noqa: S108 - inside
+        env |= {"GOMODCACHE": f"{TARGET}/go", "GOPROXY": "off"}
     return Layer(mounts=tuple(mounts), env=env, path=tuple(path))
 
 
