@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from agent.evidence import Verdict
-from agent.hygiene import check
 from agent.outcome import Evidence, Outcome, Patch
 from agent.trajectory import EndLine, Header, JsonlJournal, SpendLine, StepLine, header
 from agent.types import Price, Usage
@@ -26,7 +25,7 @@ from worker.stages.config import RepositoryConfig
 from worker.stages.judging import judged
 from worker.stages.layer import layer_of, needed
 from worker.stages.setup import Builder, SetUpFailed
-from worker.stages.verification import Subject, Verifier, refusal
+from worker.stages.verification import Subject, Verifier
 
 
 class NotSetUp(Permanent):
@@ -157,10 +156,6 @@ def fix(
             journal.end(attempt.result, attempt.patch)
         end = attempt.result
         note(f"agent: {end.exit_status.value} after {end.steps} steps ({attempt.reason})")
-        refused = check(attempt.patch, settings_of_repo.hygiene, existing=repositories.list_files(git_dir, commit))
-        if refused:
-            verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
-            return LocalFix(attempt=attempt, verdict=verdict, evidence=(), usd_low=journal.usd_low)
         with layer_of(layers, key) as layer:
             subject = Subject(
                 git_dir=git_dir, repository=repo.name, patch=attempt.patch, settings=settings_of_repo, layer=layer

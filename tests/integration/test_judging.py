@@ -36,6 +36,22 @@ def answered(bench: Bench, summary: str, ended: ExitStatus = ExitStatus.SUBMITTE
     return found
 
 
+def test_a_change_that_may_not_be_proposed_is_not_even_executed(bench):
+    """Red without the check in `judged`, which `fix` and the service share."""
+    bench.sandbox.opened.clear()
+    subject = Subject(
+        git_dir=bench.place.git_dir,
+        repository="acme/calc",
+        patch=bench.patch({".github/workflows/ci.yml": "on: push\n"}),
+        settings=RepositoryConfig(test="true"),
+    )
+    verifier = Verifier(sandbox=bench.sandbox, repositories=bench.place.repos)
+    found = judged(verifier, subject, ExitStatus.SUBMITTED, "", number=7, cancel=Event(), record=lambda _: None)
+    assert found.verdict.outcome is Outcome.REFUSED
+    assert ".github/workflows/ci.yml" in found.verdict.reason
+    assert (found.evidence, bench.sandbox.opened) == ((), [])
+
+
 def test_what_can_not_be_reproduced_is_executed_by_the_service(bench):
     command = "python3 -c 'from calc import add; assert add(1, 1) == 2; print(42)'"
     found = answered(bench, f"NOT REPRODUCIBLE: {command}\n\nIt adds.")

@@ -8,13 +8,14 @@ from threading import Event
 
 from agent import answer
 from agent.evidence import Verdict, decide
-from agent.outcome import Evidence, TestOutcome
+from agent.hygiene import check as violations
+from agent.outcome import Evidence, Outcome, TestOutcome
 from agent.reports import Plan
 from agent.tools.text import WORKSPACE
 from agent.types import ExitStatus
 from worker.errors import RepositoryRefused
 from worker.stages.execution import Executor
-from worker.stages.verification import Subject, Verifier
+from worker.stages.verification import Subject, Verifier, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +35,13 @@ def judged(
     record: Callable[[Evidence], None],
     check: Callable[[], None] = lambda: None,
 ) -> Judged:
-    """What comes of a run whose patch may be proposed: by executed tests where it has one, by the checked answer of the
-    agent where it has none. Each piece of evidence is `record`ed as it comes. BaselineBusy as `Verifier.verify`; what
-    `check` raises, once `cancel` is set."""
+    """What comes of a run: refused where its patch may not be proposed, else by executed tests where it has one, by the
+    checked answer of the agent where it has none. Each piece of evidence is `record`ed as it comes. BaselineBusy as
+    `Verifier.verify`; what `check` raises, once `cancel` is set."""
+    patch, hygiene = subject.patch, subject.settings.hygiene
+    existing = verifier.repositories.list_files(subject.git_dir, patch.base_commit)
+    if refused := violations(patch, hygiene, existing=existing):
+        return Judged(verdict=Verdict(outcome=Outcome.REFUSED, reason=refusal(refused)))
     if subject.patch.empty and exit_status is ExitStatus.SUBMITTED:
         found = _answered(verifier, subject, summary, number=number, cancel=cancel, record=record, check=check)
         if found is not None:

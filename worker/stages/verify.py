@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from agent.evidence import Verdict
-from agent.hygiene import check
-from agent.outcome import Evidence, Outcome
+from agent.outcome import Evidence
 from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name
@@ -24,7 +23,7 @@ from worker.stages.judging import judged
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.revision import in_words
-from worker.stages.verification import MOST_RUNS, Subject, Verifier, refusal
+from worker.stages.verification import MOST_RUNS, Subject, Verifier
 from worker.store import queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
@@ -81,10 +80,8 @@ class Verify:
         holding.limit(MOST_RUNS * settings.test_timeout_seconds + MARGIN_SECONDS)
         patch = ledger.stored_patch(row)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
-        refused = check(patch, settings.hygiene, existing=self.repositories.list_files(git_dir, patch.base_commit))
-        if refused:
-            verdict = Verdict(outcome=Outcome.REFUSED, reason=refusal(refused))
-        else:
+        stage = self.watch.stage("verify", run.id, run.traceparent)
+        with stage, layer_of(self.layers, run.setup_key) as layer:
             # The patch came through the database, perhaps from another host: its tree is made anew, and compared.
             tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff) if not patch.empty else patch.tree
             if tree != patch.tree and not patch.empty:
@@ -99,26 +96,24 @@ class Verify:
                 self._finish(lease, words)
                 return
 
-            stage = self.watch.stage("verify", run.id, run.traceparent)
-            with stage, layer_of(self.layers, run.setup_key) as layer:
-                subject = Subject(
-                    git_dir=git_dir,
-                    repository=run.repository,
-                    patch=patch,
-                    settings=settings,
-                    setup_key=run.setup_key,
-                    layer=layer,
-                )
-                verdict = judged(
-                    self.verifier,
-                    subject,
-                    run.exit_status,
-                    run.summary or "",
-                    number=run.issue_number,
-                    cancel=holding.cancel,
-                    record=record,
-                    check=holding.check,
-                ).verdict
+            subject = Subject(
+                git_dir=git_dir,
+                repository=run.repository,
+                patch=patch,
+                settings=settings,
+                setup_key=run.setup_key,
+                layer=layer,
+            )
+            verdict = judged(
+                self.verifier,
+                subject,
+                run.exit_status,
+                run.summary or "",
+                number=run.issue_number,
+                cancel=holding.cancel,
+                record=record,
+                check=holding.check,
+            ).verdict
         self._finish(lease, verdict)
 
     def _finish(self, lease: Lease, verdict: Verdict) -> None:
