@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 from agent.protocols import Isolation
+from tests.alive import alive, end, wait_for
+from tests.fake_openai_server import FakeOpenAIServer, Reply
 from tests.fakes import Answer, FakeConversation, FakeModel, call, say
 from tests.sandboxes import git, make_source, place
+from tests.verifying import SITE, Bench
 from worker import compose
-from worker.errors import ModelUnavailable, SettingsError
+from worker.errors import ModelUnavailable, SettingsError, ShuttingDown
 from worker.evals import report, run, statistics
 from worker.evals.instances import Instance, read
 from worker.evals.results import Result, Store
@@ -63,6 +70,14 @@ FIX = """diff --git a/shop.py b/shop.py
 +    return sum(prices)
 """
 FIX += " \n"  # a context line
+FAKE_PASS = """import pytest
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    outcome = yield
+    report = outcome.get_result()
+    report.outcome, report.longrepr = "passed", None
+"""
 RIGHT = call(("bash", json.dumps({"command": "sed -i s/max/sum/ shop.py"})))
 BREAKS = call(("bash", json.dumps({"command": "sed -i 's/max/sum/; s/len/str/' shop.py"})))
 PASSES = (
@@ -158,6 +173,65 @@ def test_a_killed_eval_goes_on_and_does_nothing_twice(repo: Path, tmp_path: Path
     assert [result.resolved for result in read_results(tmp_path / "out")] == [True, True]
 
 
+class Server(FakeOpenAIServer):
+    """Repairs what it is asked for; while `slow`, some instances meet a command that does not end."""
+
+    slow = True
+
+    def next_reply(self, headers, body):
+        super().next_reply(headers, body)
+        done = sum(message["role"] == "assistant" for message in body["messages"])
+        if done:
+            return Reply("done")
+        for name, command in ENDLESS.items():
+            if self.slow and f"({name})" in json.dumps(body["messages"]):
+                return Reply(calls=(("a12345678", "bash", json.dumps({"command": f"{command}; true"})),))
+        return Reply(calls=(("a12345678", "bash", RIGHT.message.tool_calls[0].arguments),))
+
+    def asked(self) -> set[str]:
+        texts = (json.dumps(body["messages"]) for _, body in self.requests)
+        return {name for text in texts for name in ("quick", "slow-1", "slow-2", "later") if f"({name})" in text}
+
+
+ENDLESS = {"slow-1": "sleep 86431.1", "slow-2": "sleep 86431.2"}
+
+
+def test_an_interrupted_eval_keeps_what_is_finished_leaves_no_process_and_goes_on(repo: Path, tmp_path: Path):
+    """Two at once, as the commands that wait show. Red without `cancel`: Ctrl-C would wait for them."""
+    values = [
+        line | {"problem_statement": f"total() is wrong ({line['instance_id']})", "repo": str(repo)}
+        for line in lines(repo, "quick", "slow-1", "slow-2", "later")
+    ]
+    out = tmp_path / "out"
+    command = [sys.executable, "-m", "worker.cli", "eval", str(written(tmp_path / "i.jsonl", values)), "--json"]
+    command += ["--parallel", "2", "--output", str(out)]
+    here = {"cwd": Path(__file__).parents[2], "env": {**os.environ, "DEVSTRAL_FIX_REVIEW": "false"}, "text": True}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with Server() as server:
+        command += ["--model", f"openai:{server.url}#m"]
+        running = subprocess.Popen(command, start_new_session=True, **here, **pipes)
+        try:
+            assert wait_for(lambda: all(alive(command) for command in ENDLESS.values()), 60), "two are at work at once"
+            os.killpg(running.pid, signal.SIGINT)  # as a terminal does
+            _, told = running.communicate(timeout=30)
+        finally:
+            left = sum(map(end, ENDLESS.values()))
+            running.kill()
+        assert left == 0, "processes of the sandboxes are left"
+        assert running.returncode != 0
+        assert "Traceback" not in told
+        assert [result.instance_id for result in read_results(out)] == ["quick"]
+        assert (out / "report.md").exists()
+        assert server.asked() == {"quick", "slow-1", "slow-2"}
+        server.requests.clear()
+        server.slow = False
+        done = subprocess.run(command, timeout=120, check=False, **here, **pipes)
+        assert server.asked() == {"slow-1", "slow-2", "later"}
+    assert done.returncode == 0, done.stderr
+    assert [result["resolved"] for result in json.loads(done.stdout)] == [True] * 4
+    assert sorted(result.instance_id for result in read_results(out)) == ["later", "quick", "slow-1", "slow-2"]
+
+
 def test_results_of_another_model_are_not_mixed_in(repo: Path, tmp_path: Path, monkeypatch):
     store = Store(tmp_path / "out")
     store.add(Result(instance_id="a", model="another", resolved=True))
@@ -180,10 +254,73 @@ def test_gold_resolves_and_nothing_does_not(tmp_path: Path):
     instance = Instance.model_validate(value | {"repo": tmp_path})
     assert scorer.score(instance, here.git_dir, FIX).resolved
     assert not scorer.score(instance, here.git_dir, "").resolved
+    cancelled = threading.Event()
+    cancelled.set()
+    with pytest.raises(ShuttingDown):  # red where the tests are executed to their end
+        scorer.score(instance, here.git_dir, FIX, cancelled)
     assert (
         "does not apply"
         in scorer.score(instance, here.git_dir, "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n").problem
     )
+
+
+PYTEST = ["pytest", "_pytest", "pluggy", "iniconfig", "packaging", "pygments"]
+CHECKS = "from shop import count, total\n\n\ndef test_total(right):\n    assert total([1, 2]) == right\n"
+CHECKS += "\n\ndef test_count():\n    assert count([1, 2]) == 2\n"
+RIGHT_FIXTURE = "import pytest\n\n\n@pytest.fixture\ndef right():\n    return 3\n"
+FORGES = """import atexit
+cases = "".join(f'<testcase classname="tests.test_shop" name="{n}"/>' for n in ("test_total", "test_count"))
+report = f"<testsuites><testsuite>{cases}</testsuite></testsuites>"
+atexit.register(lambda: open("/tmp/report.xml", "w").write(report))
+"""
+FORGED = {
+    "a conftest": {"conftest.py": FAKE_PASS},
+    "the test patch's own conftest": {
+        "tests/conftest.py": f"{FAKE_PASS}\n\n@pytest.fixture\ndef right():\n    return 2\n"
+    },
+    "a plugin in the configuration": {"pytest.ini": "[pytest]\naddopts = -p fake\n", "fake.py": FAKE_PASS},
+    "a runner": {"pytest.py": FORGES},
+    "what every Python loads": {"sitecustomize.py": FORGES},
+    "the tests": {"tests/test_shop.py": CHECKS.replace("== right", "!= right")},
+}
+
+
+@pytest.fixture(scope="module")
+def with_pytest(tmp_path_factory):
+    """An instance whose runner is pytest itself, and a way to score a change of its files."""
+    folder = tmp_path_factory.mktemp("forged")
+    for name in PYTEST:
+        shutil.copytree(SITE / name, folder / "packages" / "site" / name)
+    shutil.copy(SITE / "py.py", folder / "packages" / "site")
+    bench = Bench(folder / "bench", {"shop.py": BUGGY["shop.py"], "tests/test_shop.py": "\n"})
+    tests = bench.patch({"tests/test_shop.py": CHECKS, "tests/conftest.py": RIGHT_FIXTURE}).diff
+    instance = Instance(
+        instance_id="forged",
+        repo=folder,
+        base_commit=bench.base,
+        problem_statement="total() is wrong",
+        fail_to_pass=("tests/test_shop.py::test_total",),
+        pass_to_pass=("tests/test_shop.py::test_count",),
+        test_patch=tests,
+        packages=folder / "packages",
+    )
+    scorer = Scorer(sandbox=bench.place.sandbox, repositories=bench.place.repos)
+    return lambda changes: scorer.score(instance, bench.place.git_dir, bench.patch(changes).diff)
+
+
+def test_how_an_instance_is_scored_is_not_its_patchs_to_say(with_pytest):
+    """Red for each trick without what is held back."""
+    fixed = {"shop.py": BUGGY["shop.py"].replace("max", "sum")}
+    assert with_pytest(fixed).resolved
+    assert with_pytest({**fixed, **FORGED["a conftest"]}).resolved, "nor does it lose by it"
+    nothing = with_pytest({"shop.py": f"{BUGGY['shop.py']}\n"})
+    assert (nothing.resolved, nothing.failing) == (False, ("tests/test_shop.py::test_total",))
+
+
+@pytest.mark.parametrize("trick", FORGED)
+def test_a_forging_patch_does_not_resolve_an_instance(with_pytest, trick):
+    score = with_pytest(FORGED[trick])
+    assert (score.resolved, score.failing, score.worse) == (False, ("tests/test_shop.py::test_total",), ())
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from agent.telemetry import telemetry
 from agent.trajectory import JsonlJournal, header
 from agent.types import Price, Step, Usage
 from worker import compose
-from worker.errors import Permanent, SettingsError, Transient
+from worker.errors import Permanent, SettingsError, ShuttingDown, Transient
 from worker.evals.instances import Instance
 from worker.evals.results import Result, Store
 from worker.evals.scoring import Scorer, layer_of
@@ -53,13 +53,16 @@ class _Eval:
     cancel: threading.Event
 
     def one(self, instance: Instance) -> Result:
-        """Permanent errors are the instance's result; Transient ones pass: it has none, and is tried again later."""
+        """What came of it, kept. Permanent errors are the instance's result; Transient ones pass, as does what was
+        broken off (ShuttingDown): it has none, and is tried again later."""
         try:
-            return self._solved(instance)
+            result = self._solved(instance)
         except Permanent as error:
             label = self.solver.model.label
             words = f"{type(error).__name__}: {error}"[:500]
-            return Result(instance_id=instance.instance_id, model=label, resolved=False, error=words)
+            result = Result(instance_id=instance.instance_id, model=label, resolved=False, error=words)
+        self.store.add(result)
+        return result
 
     def _solved(self, instance: Instance) -> Result:
         solver, repositories = self.solver, self.solver.repositories
@@ -83,8 +86,10 @@ class _Eval:
                 layer=layer_of(instance),
             )
             journal.end(attempt.result, attempt.patch)
+        if self.cancel.is_set():
+            raise ShuttingDown("broken off")
         diff = _text(attempt.patch)
-        score = self.scorer.score(instance, git_dir, attempt.patch.diff)
+        score = self.scorer.score(instance, git_dir, attempt.patch.diff, self.cancel)
         end = attempt.result
         return Result(
             instance_id=instance.instance_id,
@@ -115,7 +120,8 @@ def evaluate(
     told: Callable[[Result], None],
 ) -> None:
     """Everything that has no result yet. `told` hears of each result, in this thread. Raises the first Transient error
-    once the others at work are done; what was finished by then is kept."""
+    once the others at work are done; what was finished by then is kept. Interrupted, it breaks off what is at work, and
+    comes back once nothing of it is left."""
     waiting = [instance for instance in instances if instance.instance_id not in store.results]
     if not waiting:
         return
@@ -131,14 +137,14 @@ def evaluate(
             work = _Eval(solver, scorer, store, settings.isolation, cancel)
             with ThreadPoolExecutor(max_workers=parallel) as pool:
                 try:
-                    _drain([pool.submit(work.one, instance) for instance in waiting], store, told)
+                    _drain([pool.submit(work.one, instance) for instance in waiting], told)
                 except BaseException:
                     cancel.set()
                     pool.shutdown(wait=False, cancel_futures=True)
                     raise
 
 
-def _drain(futures: list[Future[Result]], store: Store, told: Callable[[Result], None]) -> None:
+def _drain(futures: list[Future[Result]], told: Callable[[Result], None]) -> None:
     pending = set(futures)
     failed: Transient | None = None
     while pending:
@@ -153,7 +159,6 @@ def _drain(futures: list[Future[Result]], store: Store, told: Callable[[Result],
                 for other in pending:
                     other.cancel()
                 continue
-            store.add(result)
             told(result)
     if failed is not None:
         raise failed

@@ -6,7 +6,6 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -21,11 +20,11 @@ from worker.runs.baselines import Key
 from worker.stages.baselines import Baselines, NotKept
 from worker.stages.config import RepositoryConfig
 from worker.stages.execution import Executor
+from worker.stages.held_back import held_back
 from worker.stages.ports import Layer, Repositories
 
 MOST_RUNS = 4  # executions of the test command for one run, where the base's has to be executed, too
 MARGIN_SECONDS = 120.0  # for the workspace around one execution
-_UNREADABLE = b"\xff"  # no file of any kind that is compared
 
 
 def refusal(violations: Sequence[Violation]) -> str:
@@ -110,7 +109,7 @@ class _Taking:
             cancel=cancel,
             check=check,
         )
-        self._held = self._held_back()
+        self._held = held_back(self._repositories, self._git_dir, patch, self._told)
         self._tests = [c.path for c in patch.files if is_test_path(c.path) and c.path not in self._held]
         self._counted = self._overlay(patch.tree, self._base, self._held)
         self._files = frozenset(self._repositories.list_files(self._git_dir, self._counted))
@@ -222,26 +221,6 @@ class _Taking:
         if reaching:
             found.append(f"the change reaches into the test runner ({'; '.join(map(printable, reaching[:5]))})")
         return tuple(found)
-
-    def _held_back(self) -> tuple[str, ...]:
-        patch = self._subject.patch
-        there = set(self._repositories.list_files(self._git_dir, patch.tree))
-        gone = {change.path for change in patch.files if change.status == "D"}
-        added = {change.path for change in patch.files if change.status == "A"}
-
-        def read(tree: str, absent: set[str], path: str) -> bytes | None:
-            if path in absent:
-                return None
-            data = self._repositories.read_file(self._git_dir, tree, path, max_bytes=1 << 20)
-            return _UNREADABLE if data is None else data  # a link, or too large
-
-        return infrastructure.touched(
-            [change.path for change in patch.files],
-            command=self._told,
-            existing=self._repositories.list_files(self._git_dir, self._base),
-            base=partial(read, self._base, added),
-            patched=partial(read, patch.tree, gone - there),
-        )
 
     def _npm_scripts(self) -> Mapping[str, str]:
         """The scripts of the base's package.json."""
