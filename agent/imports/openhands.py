@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,12 @@ from agent.imports.shape import arguments, patch, plain
 from agent.recording import Act, Call, Harness, Moment, Observed, Recording, Tokens, total
 
 _ROOT = "/workspace"
+# What the terminal and the notebook say besides a result.
+_AROUND = re.compile(
+    r"(?:\s*^(?:root@\w+:\S* [#$]|\[Jupyter (?:current working directory|Python interpreter): .*\])[ ]*$)+\s*\Z",
+    re.MULTILINE,
+)
+_REFUSED = re.compile(r"\[(?:Your proposed edit has introduced new syntax error|No exact match found in)|ERROR:")
 _TOOLS = {"run": ("bash", "command"), "run_ipython": ("ipython", "code"), "read": ("read", "path")}
 
 
@@ -26,7 +33,8 @@ def read_output(value: Any) -> Sequence[Recording]:
                 steps.append(_moment(len(steps), event, event))
         elif "observation" in event and steps and steps[-1].observed is None:
             exit_code = event.get("exit_code")
-            seen = Observed(text=plain(event.get("content")), exit_code=exit_code)
+            text = _AROUND.sub("", plain(event.get("content")))
+            seen = Observed(text=text, exit_code=exit_code, refused=bool(_REFUSED.match(text)))
             steps[-1] = steps[-1].model_copy(update={"observed": seen})
     metrics = value.get("metrics") or {}
     costs = metrics.get("costs") or []

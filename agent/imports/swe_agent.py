@@ -20,7 +20,10 @@ COMMANDS = frozenset({
     "create", "edit", "exit_cost", "exit_context", "exit_format", "find_file", "goto", "insert", "open",
     "scroll_down", "scroll_up", "search_dir", "search_file", "submit",
 })  # fmt: skip
-_REFUSED = re.compile(r"Your proposed edit has introduced new syntax error|edit command failed|Text .* not found in")
+_REFUSED = re.compile(
+    r"Your proposed edit has introduced new syntax error|edit command failed|Text .* not found in"
+    r"|No replacement was performed"
+)
 _EDIT = re.compile(r"edit (?P<first>\d+):(?P<last>\d+)[ \t]*\n(?P<text>.*?)\n?end_of_edit\s*\Z", re.DOTALL)
 
 

@@ -95,7 +95,7 @@ def replays(settings: Settings, folder: Path, only: str) -> list[str]:
         if only not in name:
             continue
         base = _base(recording)
-        if base is None and recording.patch is not None:
+        if base is None and not _from_nothing(recording):
             rows.append([name, str(len(recording.steps)), "imported; no base is known", *[""] * 7])
             continue
         source = None if base is None else Sdist(base["name"], base["version"], base["sha256"]).folder()
@@ -131,6 +131,11 @@ def _base(recording: Recording) -> dict | None:
     known = tomllib.loads((Path(__file__).parent / "bases.toml").read_text(encoding="utf-8"))["base"]
     names = {recording.base_commit, recording.instance_id, *(old for _, old, _ in indexed(recording.patch or ""))}
     return next((base for base in known if names & set(base["for"])), None)
+
+
+def _from_nothing(recording: Recording) -> bool:
+    """Whether it needs no base: it left no patch, or one of new files alone."""
+    return all(not old.strip("0") for _, old, _ in indexed(recording.patch or ""))
 
 
 if __name__ == "__main__":

@@ -130,6 +130,87 @@ def test_what_went_otherwise_is_ours(here: Place):
     assert summary(done)["first_difference"] == 0
 
 
+def test_searches_of_swe_agent_are_done_again(here: Place):
+    def told(term: str, where: str, *lines: str, count: int) -> str:
+        head, tail = f'Found {count} matches for "{term}" in {where}:', f'End of matches for "{term}" in {where}'
+        return "\n".join([head, *lines, tail])
+
+    shop = "/repo/shop.py"
+    found = [f"Line {n}:{line}" for n, line in enumerate(SHOP.splitlines(), 1) if "price" in line]
+    both = ["/repo/moved.py (3 matches)", "/repo/shop.py (3 matches)"]
+    done = replayed(here, recording(
+        ("search_dir", {"search_term": "price"}, told("price", "/repo", *both, count=6)),
+        ("search_dir", {"search_term": "-x no", "dir": "."}, 'No matches found for "-x no" in /repo'),
+        ("search_file", {"search_term": "price", "file": "shop.py"}, told("price", shop, *found, count=3)),
+        ("open", {"path": "shop.py"}, shown(SHOP)),
+        ("search_file", {"search_term": "nothing"}, 'No matches found for "nothing" in /repo/shop.py'),
+        ("edit", {"first": 7, "last": 7, "text": "        result += price"}, shown(FIXED)),
+        ("search_file", {"search_term": "+="}, told("+=", shop, "Line 9:…", count=1)),
+        ("exit_cost", {}, ""),
+    ))  # fmt: skip
+    assert [step.how for step in done.steps[:6]] == ["same"] * 6
+    assert [difference.kind for difference in done.steps[6].differences] == [Kind.OURS], "the file was changed before"
+
+
+def test_its_later_editor_leaves_what_it_left(here: Place):
+    numbers = "".join(f"{n:6}\t{line}\n" for n, line in enumerate(SHOP.splitlines(), 1))
+    old, new = "result = price", "result += price"
+    edit = {"command": "str_replace", "path": "/repo/shop.py", "old_str": old, "new_str": new}
+    view = {"command": "view", "path": "/repo/shop.py"}
+    refused = Observed(text="No replacement was performed, old_str `result = x` did not appear", refused=True)
+    done = replayed(here, recording(
+        ("str_replace_editor", view, f"Here's the result of running `cat -n`\n{numbers}"),
+        ("str_replace_editor", edit | {"old_str": "result = x"}, refused),
+        ("str_replace_editor", edit, "The file /repo/shop.py has been edited."),
+        ("str_replace_editor", {"command": "create", "path": "/repo/new.py", "file_text": "x = 1\n"}, "File created"),
+        ("bash", {"command": "cat new.py"}, "x = 1\n"),
+        patch=diff(SHOP, FIXED),
+    ))  # fmt: skip
+    assert [step.how for step in done.steps] == ["same", "same", "nothing to compare", "nothing to compare", "same"]
+    assert (done.ours, done.patch) == (0, "the same change")
+
+
+def test_cells_of_openhands_are_done_again(here: Place):
+    """Each a call of a helper, or code."""
+    body = "".join(f"{n}|{line}\n" for n, line in enumerate(SHOP.splitlines(), 1))
+    fixed = "".join(f"{n}|{line}\n" for n, line in enumerate(FIXED.splitlines(), 1))
+    replace = "edit_file_by_replace(\n'/workspace/shop.py',\nto_replace='result %s price',\nnew_content='%s')"
+    syntax = Observed(text="[Your proposed edit has introduced new syntax error(s). …]", refused=True)
+    absent = Observed(text="[No exact match found in /workspace/shop.py for", refused=True)
+
+    def cell(code: str, seen: str | Observed) -> tuple:
+        return ("ipython", {"code": code}, seen)
+
+    def told(term: str, where: str, line: str) -> str:
+        return f'[Found 1 matches for "{term}" in {where}]\n{line}\n[End of matches for "{term}" in {where}]'
+
+    in_shop = "/workspace/shop.py (Line 7): result += price"
+    done = replayed(here, recording(
+        cell("open_file('/workspace/shop.py')", f"[File: /workspace/shop.py (9 lines total)]\n{body}"),
+        cell(replace % ("=", "result += ("), syntax),
+        cell(replace % ("==", "x"), absent),
+        cell(replace % ("=", "result += price"), f"[File: /workspace/shop.py (9 lines total after edit)]\n{fixed}"),
+        cell("search_file('+=')", told("+=", "/workspace/shop.py", "Line 7: result += price")),
+        cell("search_dir('+=', dir_path='/workspace')", told("+=", "/workspace", in_shop)),
+        cell("find_file('hop')", told("hop", "./", "./shop.py")),
+        cell("create_file('notes.ts')", "[File: /workspace/notes.ts (1 lines total)]\n1|"),
+        cell("append_file('notes.ts', content='a\\nc')", "[File: /workspace/notes.ts]\n1|\n2|a\n3|c"),
+        cell("insert_content_at_line('notes.ts', 3, 'b')", "[File: /workspace/notes.ts]\n2|a\n3|b\n4|c"),
+        cell("edit_file_by_replace('notes.ts', to_replace='b', new_content='}{')", syntax),
+        cell("import shop\nprint(shop.total([1, 2]), open('/workspace/notes.ts').read())", "3 \na\nb\nc"),
+        cell("open('/workspace/left.txt', 'w').write('x')\nprint('wrote')", "wrote then"),
+        cell("open_file(chosen)", "[File: /workspace/shop.py (9 lines total)]"),
+        patch=diff(SHOP, FIXED),
+        harness=Harness.OPENHANDS,
+        root="/workspace",
+    ))  # fmt: skip
+    others = {step.index: step.differences for step in done.steps if step.how != "same"}
+    assert others.keys() == {12, 13}
+    assert [difference.kind for index in (12, 13) for difference in others[index]] == [Kind.OURS] * 2, "never as a view"
+    assert "taken as recorded" in done.steps[10].note
+    assert done.patch == "the same change"
+
+
 def test_our_own_trajectory_comes_out_the_same(here: Place, tmp_path: Path):
     with here.session() as session, JsonlJournal(tmp_path / "t.jsonl") as journal:
         block = "<<<<<<< SEARCH\n        result = price\n=======\n        result += price\n>>>>>>> REPLACE"

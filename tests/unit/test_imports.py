@@ -176,6 +176,24 @@ def test_openhands_output_pairs_costs_only_where_they_are_as_many():
     assert "3 costs for 2 actions" in second.notes[0]
 
 
+def test_openhands_results_are_without_what_the_terminal_and_the_notebook_add():
+    value = output([])
+    around = "\r\nroot@bcd3959393a1:/workspace # "
+    notebook = "\n[Jupyter current working directory: /workspace]\n[Jupyter Python interpreter: /usr/bin/python]"
+    refused = "[Your proposed edit has introduced new syntax error(s). …]"
+    value["history"] = [
+        {"action": "run", "command": "touch x"},
+        {"observation": "run", "content": around, "exit_code": 0},
+        {"action": "run_ipython", "code": "print(1)"},
+        {"observation": "run_ipython", "content": f"1{notebook}"},
+        {"action": "run_ipython", "code": "edit_file_by_replace(…)"},
+        {"observation": "run_ipython", "content": f"{refused}{notebook}"},
+    ]
+    (found,) = read((json.dumps(value) + "\n").encode())
+    seen = [(step.observed.text, step.observed.refused) for step in found.steps]
+    assert seen == [("", False), ("1", False), (refused, True)]
+
+
 def event(number: int, response: str, **more: object) -> dict:
     given = json.dumps({"command": "create", "path": f"/workspace/{number}", "file_text": "x"})
     call = {"id": f"c{number}", "function": {"arguments": given}}

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from agent import actions
 from agent.errors import ToolFailure
 from agent.protocols import ExecStatus
-from agent.recording import Harness, Moment, Recording
+from agent.recording import Act, Harness, Moment, Recording
 from agent.tools import default_tools
 from agent.types import Limits, ToolCall
 from worker.replay.done import Done
 from worker.replay.editor import Editor
 from worker.replay.files import Files, NoSuchFile
+from worker.replay.ipython import Cells
 
-_ENDS = {"submit", "finish", "answer", "verify_test"}  # nothing of the workspace is touched by them
+# Nothing of the workspace is touched by them.
+_ENDS = {"submit", "finish", "answer", "verify_test", "exit_cost", "exit_context", "exit_format", "message", "think"}
 
 
 class Actor:
@@ -25,6 +28,7 @@ class Actor:
     def __init__(self, recording: Recording, files: Files) -> None:
         self._files = files
         self._editor = Editor(files)
+        self._cells = Cells(files)
         self._tools = default_tools(recording.limits or Limits())
         self._do: Callable[[Moment], Done] = {
             Harness.OURS: self._ours,
@@ -52,7 +56,18 @@ class Actor:
         return Done(text=done.observation, refused=done.malformed)
 
     def _swe_agent(self, moment: Moment) -> Done:
-        return self._shell(moment) if moment.act.tool == "bash" else self._editor.do(moment)
+        """What its str_replace_editor says of an edit is its own; what it leaves is compared at the end."""
+        if moment.act.tool == "bash":
+            return self._shell(moment)
+        if moment.act.tool != "str_replace_editor":
+            return self._editor.do(moment)
+        if moment.act.arguments.get("command") == "view":
+            return self._editor.do(moment.model_copy(update={"act": Act(tool="open", arguments=moment.act.arguments)}))
+        try:
+            done = self._str_replace(moment)
+        except NoSuchFile as missing:
+            return Done(text=f"there is no file {missing}", refused=True)
+        return done if done.refused else replace(done, text=None)
 
     def _foreign(self, moment: Moment) -> Done:
         act = moment.act
@@ -65,6 +80,7 @@ class Actor:
             "read": self._read,
             "write_file": self._write,
             "str_replace_editor": self._str_replace,
+            "ipython": self._cells.do,
         }
         if act.tool not in tools:
             return Done(unsupported=f"{act.tool} is not emulated")

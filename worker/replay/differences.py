@@ -110,7 +110,8 @@ _MISSING = re.compile(r"No module named '([\w.]+)'|No module named ([\w.]+)$|(\S
 _LISTING = re.compile(r"^ls(?: +-[AaFR1]+)?(?: +[\w./]+)?$")
 _NUMBER = re.compile(r"^\d+[:|]")
 _READS = re.compile(
-    r"^\s*(?:cd [^&;|]+&& *)?(?:ls|cat|sed -n|head|tail|grep|find|nl|wc|awk|pwd|read_file|open|goto|tree)\b"
+    r"^\s*(?:cd [^&;|]+&& *)?(?:ls|cat|sed -n|head|tail|grep|find|nl|wc|awk|pwd|read_file|open|goto|tree"
+    r"|scroll_up|scroll_down|open_file|goto_line|find_file|search_dir|search_file)\b"
 )
 _WRITES = re.compile(r"(?<![0-9&])>(?!&)|\bsed -i|\brm\b|\bmv\b|\bcp\b|\btee\b|-delete\b|-exec (?!grep)")
 

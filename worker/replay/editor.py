@@ -1,4 +1,4 @@
-"""SWE-agent's editor, emulated: `create`, `open`, `goto`, `scroll_*`, `edit` in both its forms, `insert`, `find_file`.
+"""SWE-agent's editor, emulated: `create`, `open`, `goto`, `scroll_*`, `edit` in both its forms, `insert`, and searches.
 
 A window's place is the recorded one; the lines in it are ours. An edit by line number is made only where the lines that
 the model was shown are: they may have moved, and then the edit moves along, or be gone, and then the replay stops.
@@ -6,10 +6,13 @@ the model was shown are: they may have moved, and then the edit moves along, or 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from agent.recording import Moment
+from worker.replay import searches
 from worker.replay.done import Done, Stopped
 from worker.replay.files import Files, NoSuchFile
 from worker.replay.views import anchor, locate, numbered
@@ -27,7 +30,7 @@ class Editor:
 
     def do(self, moment: Moment) -> Done:
         given = moment.act.arguments
-        commands = {
+        commands: dict[str, Callable[[Moment, dict[str, Any]], Done]] = {
             "create": self._create,
             "open": self._view,
             "goto": self._view,
@@ -36,6 +39,8 @@ class Editor:
             "edit": self._edit,
             "insert": self._insert,
             "find_file": self._find,
+            "search_dir": partial(searches.search_dir, self._files),
+            "search_file": self._search_file,
         }
         if moment.act.tool not in commands:
             return Done(unsupported=f"{moment.act.tool} is not emulated")
@@ -51,12 +56,10 @@ class Editor:
         return self._shown(moment, path)
 
     def _view(self, moment: Moment, given: dict[str, Any]) -> Done:
-        if given.get("path"):
-            self._open = self._files.path(str(given["path"]), moment.cwd)
-        return self._shown(moment, self._opened())
+        return self._shown(moment, self._at(moment, given))
 
     def _edit(self, moment: Moment, given: dict[str, Any]) -> Done:
-        path = self._opened()
+        path = self._at(moment, given)
         before = self._files.read(path)
         note = ""
         if "first" in given:
@@ -80,7 +83,7 @@ class Editor:
         return self._kept(moment, path, before, after, note)
 
     def _insert(self, moment: Moment, given: dict[str, Any]) -> Done:
-        path = self._opened()
+        path = self._at(moment, given)
         before = self._files.read(path)
         text = str(given.get("text"))
         if given.get("line") is None:
@@ -112,7 +115,18 @@ class Editor:
             return Done(text=f'No matches found for "{name}" in {where}')
         return Done(text="\n".join([f'Found {len(found)} matches for "{name}" in {where}:', *found]))
 
-    def _opened(self) -> str:
+    def _search_file(self, moment: Moment, given: dict[str, Any]) -> Done:
+        path = self._files.path(str(given["file"]), moment.cwd) if given.get("file") else self.opened()
+        return searches.search_file(self._files, given, path)
+
+    def _at(self, moment: Moment, given: dict[str, Any]) -> str:
+        """The file of an edit: the one that it names, which is then open, or the open one."""
+        if given.get("path"):
+            self._open = self._files.path(str(given["path"]), moment.cwd)
+        return self.opened()
+
+    def opened(self) -> str:
+        """The open file; NoSuchFile where none is."""
         if self._open is None:
             raise NoSuchFile("no file is open")
         return self._open

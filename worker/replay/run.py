@@ -16,6 +16,7 @@ from worker.replay.actions import Actor
 from worker.replay.differences import Difference, Kind, Known, checked_out, compare
 from worker.replay.done import Done, Stopped
 from worker.replay.files import Files
+from worker.replay.ipython import helper
 from worker.stages.layer import spec
 from worker.stages.ports import Layer, Repositories
 
@@ -23,7 +24,9 @@ _INDEX = re.compile(
     r"^diff --git a/(?P<path>.+?) b/.+?$\n(?:(?!diff --git).*\n)*?index (?P<old>[0-9a-f]+)\.\.(?P<new>[0-9a-f]+)",
     re.MULTILINE,
 )
-_DIFFERENT_TOOLS = {"open", "goto", "scroll_up", "scroll_down", "read_file", "read"}
+_DIFFERENT_TOOLS = {
+    "open", "goto", "scroll_up", "scroll_down", "read_file", "read", "find_file", "search_dir", "search_file",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,7 @@ class Replayer:
             if (commit_then := checked_out(_command(moment))) is not None:
                 elsewhere = None if (recording.base_commit or "-").startswith(commit_then) else commit_then
             known = Known(
-                command=_command(moment),
+                command=" ".join(filter(None, (_command(moment), result.shows))),
                 changed=changed,
                 modules=modules,
                 elsewhere=elsewhere,
@@ -230,4 +233,7 @@ def _command(moment: Moment) -> str:
     given = moment.act.arguments
     if moment.act.tool in _DIFFERENT_TOOLS:
         return f"{moment.act.tool} {given.get('path', '')}"
+    if moment.act.tool == "ipython":
+        code = str(given.get("code", ""))
+        return code if helper(code) else f"python3 -c {code}"
     return str(given.get("command") or given.get("code") or moment.act.tool)

@@ -7,15 +7,15 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_LINE = re.compile(r"^(\d+)[:|](.*)$")
+_LINE = re.compile(r"^(?:(\d+)[:|]| *(\d+)\t)(.*)$")
 _NEAR = 3  # lines around an edit that have to be where they were
 _WINDOW = 200  # how far away a moved place is looked for
 
 
 def numbered(text: str) -> dict[int, str]:
-    """The lines of a view by their number: `12:text` or `12|text`."""
+    """The lines of a view by their number: `12:text`, `12|text`, or as `cat -n` has them."""
     found = (_LINE.match(line) for line in text.split("\n"))
-    return {int(line[1]): line[2] for line in found if line}
+    return {int(line[1] or line[2]): line[3] for line in found if line}
 
 
 @dataclass(frozen=True)
