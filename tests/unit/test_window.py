@@ -151,6 +151,7 @@ def test_a_whole_run_in_a_window_of_16k_begins_anew_and_still_knows_its_task(mak
             TASK.title,
             TASK.body,
             NOTES,
+            "look at long.py",  # its plan
             "-    return sum(cart, 3)\n+    return sum(cart)",
             "Keep functions",
         ):
