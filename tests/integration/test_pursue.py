@@ -14,7 +14,7 @@ from tests.factories import queue_run
 from tests.fakes import FakeModel, FakeSession, call, say
 from tests.integration.world import WRITE, World, taken_over_during
 from worker import wakes
-from worker.errors import ModelUnavailable, ScriptMismatch
+from worker.errors import ModelUnavailable, SandboxUnavailable, ScriptMismatch
 from worker.runs import requests, states
 from worker.runs.accounts import DayLimits
 from worker.stages.pursue import Pursue
@@ -94,6 +94,34 @@ def test_a_permanent_failure_ends_the_run_with_its_reason(world):
     world.pursue(ScriptMismatch("turn 1 differs"))
     assert (world.run.state, world.run.reason) == (RunState.FAILED, "turn 1 differs")
     assert world.sent == [wakes.deliver(world.run_id)]
+
+
+@pytest.mark.parametrize("end", [ScriptMismatch("turn 2 differs"), RuntimeError("a bug")])
+def test_an_end_by_a_crash_keeps_the_diff_so_far(world, end):
+    """Red without `change_so_far`: what the steps before had made would be nowhere but in their trees."""
+    world.pursue(call(WRITE), end)
+    assert world.run.state is RunState.FAILED
+    with world.store.transaction() as session:
+        assert [change["path"] for change in queries.patch(session, world.run_id).files] == ["new.txt"]
+
+
+def test_an_end_by_tries_that_are_used_up_keeps_the_diff_so_far(world):
+    world.pursue(call(WRITE), SandboxUnavailable("gone"))
+    assert (world.run.state, world.count(Patch)) == (RunState.QUEUED, 0)
+    world.ready_again()
+    world.pursue(SandboxUnavailable("gone"))
+    assert (world.run.state, world.count(Patch)) == (RunState.FAILED, 1)
+    assert "given up after 2 attempts: gone" in (world.run.reason or "")
+
+
+def test_a_run_that_is_cancelled_as_its_model_goes_down_keeps_the_diff_so_far(world):
+    def gone(_deadline, _cancel):
+        with world.store.transaction() as session:
+            requests.cancel(session, world.run_id, by="ann")
+        raise ModelUnavailable("down")
+
+    world.pursue(call(WRITE), gone)
+    assert (world.run.state, world.run.reason, world.count(Patch)) == (RunState.CANCELLED, "cancelled by ann", 1)
 
 
 def test_a_bug_of_ours_fails_the_run_and_kills_no_worker(world):

@@ -12,7 +12,7 @@ from datetime import timedelta
 from sqlalchemy import func
 from sqlalchemy.orm import Session
 
-from agent.outcome import Outcome
+from agent.outcome import Outcome, Patch
 from agent.types import ExitStatus
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Paused, ShuttingDown, Transient
@@ -27,11 +27,12 @@ from worker.stages.attempt import Attempt, Solver
 from worker.stages.config import RepositoryConfig
 from worker.stages.edge import last_words, unless_lost
 from worker.stages.journal import LeasedJournal, NoRoom
+from worker.stages.kept import change_so_far
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.resume import Resumption
 from worker.stages.revision import revised
-from worker.store import lanes
+from worker.store import lanes, queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
 from worker.store.text import clean
@@ -247,15 +248,18 @@ class Pursue:
         log.warning("run_given_back", extra={"why": str(error)})
         free = isinstance(error, ModelUnavailable | ShuttingDown | Paused | NoRoom)
         wait = 0.0 if isinstance(error, ShuttingDown | Paused) else RETRY_SECONDS
+        kept = change_so_far(self.store, self.repositories, lease.run_id)
         with unless_lost(), self.store.transaction() as session:
             run = session.get_one(Run, lease.run_id)
             if run.cancel_requested is not None:
                 reason = f"cancelled by {run.cancel_requested}"
+                self._keep(session, lease, kept)
                 states.advance(session, lease, RunState.CANCELLED, reason=reason)
                 self._tell(session, lease)
                 return
             if not free and run.attempt + 1 >= run.max_attempts:
                 reason = clean(f"given up after {run.max_attempts} attempts: {error}")
+                self._keep(session, lease, kept)
                 states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)
                 self._tell(session, lease)
                 return
@@ -276,9 +280,16 @@ class Pursue:
 
     def _fail(self, lease: Lease, reason: str) -> None:
         log.error("run_failed", extra={"why": reason})
+        kept = change_so_far(self.store, self.repositories, lease.run_id)
         with unless_lost(), self.store.transaction() as session:
+            self._keep(session, lease, kept)
             states.advance(session, lease, RunState.FAILED, reason=clean(reason))
             self._tell(session, lease)
+
+    def _keep(self, session: Session, lease: Lease, patch: Patch | None) -> None:
+        """Of a run that ends here. Where its end was not written before, there is none yet."""
+        if patch is not None and queries.patch(session, lease.run_id) is None:
+            ledger.record_patch(session, lease, patch)
 
     def _tell(self, session: Session, lease: Lease) -> None:
         """People hear of an end without delivery, too."""
