@@ -54,7 +54,12 @@ class Case:
         path.write_bytes(content)
 
     def run(
-        self, *answers: object, title: str = "It is wrong", body: str = "Somehow.", window: int = 32_768
+        self,
+        *answers: object,
+        title: str = "It is wrong",
+        body: str = "Somehow.",
+        window: int = 32_768,
+        review: bool = False,
     ) -> tuple[Attempt, Judged]:
         git(self.source, "add", "-A")
         git(self.source, "commit", "-q", "-m", "all")
@@ -69,6 +74,7 @@ class Case:
             repositories=repositories,
             limits=Limits(context_tokens=window, command_seconds=5, steps=20),
             price=Price(),
+            review=review,
         )
         task = solver.task(git_dir, repository="a/b", number=1, title=title, body=body, commit=commit)
         self.prompt = ""
@@ -232,13 +238,32 @@ def test_truncated_json_is_answered_three_times_at_most(case: Case):
 
 
 def test_an_answer_in_another_language_is_kept_as_it_is(case: Case):
-    attempt, _ = case.run(FIX, say("修正しました。合計は 0 から始まります。\u202e"))
+    attempt, verdict = case.run(FIX, say("修正しました。合計は 0 から始まります。\u202e"))
+    assert attempt.result.exit_status is ExitStatus.SUBMITTED
     assert attempt.result.summary.startswith("修正しました。")
+    assert verdict.verdict.outcome is Outcome.PARTIAL, "it changed something, and nothing was executed"
+
+
+def test_what_is_left_over_or_would_be_refused_is_said_in_the_review(case: Case):
+    """Red where `objections` leaves either out."""
+    left = call(("write_file", json.dumps({"path": "reproduce.py", "content": "print(1)\n"})))
+    refused = call(("write_file", json.dumps({"path": ".github/workflows/x.yml", "content": "on: push\n"})))
+    attempt, verdict = case.run(FIX, left, refused, DONE, bash("rm -r .github"), DONE, review=True)
+    assert "reproduce.py: it looks like a leftover" in case.step(3).note
+    assert ".github/workflows/x.yml: " in case.step(3).note
+    assert [change.path for change in attempt.patch.files] == ["fix.py"]
+    assert verdict.verdict.outcome is Outcome.PARTIAL
+
+
+def test_a_claim_in_another_language_is_none(case: Case):
+    _, verdict = case.run(say("質問: どの通貨ですか?"), say("質問: どの通貨ですか?"))
+    assert verdict.verdict.outcome is Outcome.UNSOLVED
+    assert "no file was changed" in verdict.verdict.reason
 
 
 def test_there_are_no_secrets_to_read(case: Case, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("DEVSTRAL_FIX_GITHUB_TOKEN", "ghp_neverseen")
-    case.run(
+    attempt, _ = case.run(
         bash("env; cat /proc/1/environ /proc/self/environ | tr '\\0' '\\n'"),
         bash("cat ~/.ssh/id_rsa ~/.netrc ~/.git-credentials /root/.netrc; git config --list --show-origin"),
         bash("cat /etc/shadow"),
@@ -250,6 +275,7 @@ def test_there_are_no_secrets_to_read(case: Case, monkeypatch: pytest.MonkeyPatc
     assert "neverseen" not in seen
     assert "DEVSTRAL_FIX" not in seen
     assert "root:" not in case.observed(2)
+    assert attempt.result.exit_status is ExitStatus.SUBMITTED, "it is no end: there is nothing to be had"
 
 
 def test_a_push_goes_nowhere(case: Case):

@@ -227,6 +227,12 @@ def test_unusable_answers_in_a_row_end_it_and_are_billed(make: Make, unusable: C
     assert len(journal.spends) == result.steps == MAX_UNUSABLE
 
 
+def test_an_end_by_unusable_answers_keeps_the_diff(make: Make, session: FakeSession):
+    result = make(EDIT, *[NOISE] * MAX_UNUSABLE).run()
+    assert (result.exit_status, result.changed) == (ExitStatus.FORMAT_ERRORS, True)
+    assert result.final_tree == session.snapshot()
+
+
 def test_a_usable_answer_in_between_forgives(make: Make):
     result = make(NOISE, NOISE, LOOK, NOISE, NOISE, EDIT, say("done")).run()
     assert result.exit_status is ExitStatus.SUBMITTED

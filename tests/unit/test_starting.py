@@ -12,15 +12,13 @@ from mistral_common.tokens.tokenizers.tekken import Tekkenizer
 from agent import tekken
 from agent.tokens import BUNDLED
 
+HEAVY = "sqlalchemy alembic mistral_common numpy celery redis github fastapi uvicorn httpx prometheus_client vllm torch"
+
 
 @pytest.mark.parametrize(
     ("module", "without"),
     [
-        (
-            "worker.cli",
-            "sqlalchemy alembic mistral_common numpy celery redis github fastapi uvicorn httpx prometheus_client "
-            "opentelemetry vllm torch",
-        ),
+        ("worker.cli", f"{HEAVY} opentelemetry"),
         ("worker.compose", "mistral_common numpy celery redis fastapi uvicorn alembic vllm torch"),
         ("worker.local", "mistral_common numpy celery redis fastapi uvicorn alembic vllm torch"),
         ("agent.loop", "sqlalchemy mistral_common numpy httpx"),

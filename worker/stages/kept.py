@@ -1,4 +1,4 @@
-"""The change so far of a run that ends where its agent can't tell it: by a crash, a refusal, or tries that are used up."""
+"""The change so far of a run that ends where its agent can't tell it: by a crash, a refusal, or used-up tries."""
 
 from __future__ import annotations
 
