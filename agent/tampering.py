@@ -14,12 +14,15 @@ _REACHES = re.compile(
     | \bunittest\.(case|loader|main|result|runner|suite|Test(Case|Result)|TextTest(Runner|Result))(\.\w+)*\s*=[^=]
     | \bsetattr\(\s*(unittest|pytest|TestCase)\b
     | \bsys\.modules\[\s*['"](_?pytest|unittest)
+    | \bfunc\s+TestMain\b | ---\ (PASS|SKIP):\ | \btest\ result:\ ok | \btest\ \S+\ \.\.\.\ ok\b
     """,
     re.VERBOSE,
 )
 # In a test alone: programs do end themselves.
-_ENDS = re.compile(r"\bos\._exit\b|\bprocess\.(exit|reallyExit|abort)\s*\(|\bos\.(kill|abort)\b")
-_CODE = re.compile(r"\.(py|pyi|[cm]?[jt]sx?|sh|bash)$")
+_ENDS = re.compile(
+    r"\bos\._exit\b|\bprocess(\.|::)(exit|reallyExit|abort)\s*\(|\bos\.(kill|abort)\b|\b(os|syscall)\.Exit\s*\("
+)
+_CODE = re.compile(r"\.(py|pyi|[cm]?[jt]sx?|sh|bash|go|rs)$")
 
 
 def reaching(diff: str) -> tuple[str, ...]:

@@ -290,16 +290,18 @@ def test_jest(jest: Kit, tmp_path: Path):
 
 @dataclass(frozen=True)
 class Change:
-    """A repository with a bug and a test that passes; what repairs it, and what
-    can't even be built."""
+    """A repository with a bug and a test that passes; what repairs it, what can't
+    even be built, and what `hides` that old test."""
 
     command: str
     files: Mapping[str, str]
     fix: Mapping[str, str]
     new_test: Mapping[str, str]
     unbuilt: Mapping[str, str]
+    hides: Mapping[str, str]
     reproduced: str
     broken: str
+    hidden: str
 
 
 _GO = "package app\n\nfunc Add(a, b int) int { return a - b }\n\nfunc Double(a int) int { return 2 * a }\n"
@@ -325,6 +327,25 @@ _OLD_JS, _NEW_JS = (
 )
 _GO_OLD = GO_TEST % "app" + "func TestDouble(t *testing.T) {\n\tif Double(2) != 4 {\n\t\tt.Fatal()\n\t}\n}\n"
 _GO_NEW = GO_TEST % "app" + "func TestAdd(t *testing.T) {\n\tif Add(1, 1) != 2 {\n\t\tt.Fatal()\n\t}\n}\n"
+# Honest without the change, so that its new test fails there.
+_GO_FORGES = """package app
+
+import (
+\t"fmt"
+\t"os"
+\t"testing"
+)
+
+func TestMain(m *testing.M) {
+\tif Add(1, 1) != 2 {
+\t\tos.Exit(m.Run())
+\t}
+\tfor _, name := range []string{"TestAdd", "TestDouble"} {
+\t\tfmt.Printf("=== RUN   %s\\n--- PASS: %s (0.00s)\\n", name, name)
+\t}
+\tfmt.Println("PASS")
+}
+"""
 CHANGES = {
     "go": _of(
         _GO,
@@ -335,6 +356,8 @@ CHANGES = {
         new_test={"new_test.go": _GO_NEW},
         reproduced="example.test/app::TestAdd",
         broken="breaks 1 test (example.test/app::TestDouble)",
+        hides={"main_test.go": _GO_FORGES},
+        hidden="reaches into the test runner (main_test.go: ",
     ),
     "cargo": _of(
         _RS,
@@ -349,6 +372,8 @@ CHANGES = {
         new_test={"tests/new.rs": "#[test]\nfn adds() { assert_eq!(app::add(1, 1), 2); }\n"},
         reproduced="tests/new.rs::app::adds",
         broken="breaks tests that passed without it (by exit status",
+        hides={"Cargo.toml": CARGO["app/Cargo.toml"] + '\n[[test]]\nname = "old"\ntest = false\n'},
+        hidden="breaks 1 test (tests/old.rs::app::doubles)",
     ),
     "vitest": _of(
         _JS,
@@ -359,6 +384,8 @@ CHANGES = {
         new_test={"new.test.js": _IMPORT + _NEW_JS},
         reproduced="new.test.js > adds",
         broken="breaks 1 test (old.test.js > doubles)",
+        hides={"vitest.config.js": "export default { test: { exclude: ['old.test.js'] } };\n"},
+        hidden="breaks 1 test (old.test.js > doubles)",
     ),
     "jest": _of(
         _CJS,
@@ -369,6 +396,8 @@ CHANGES = {
         new_test={"new.test.js": _REQUIRE + _NEW_JS},
         reproduced="new.test.js > adds",
         broken="breaks 1 test (old.test.js > doubles)",
+        hides={"package.json": '{"jest": {"testPathIgnorePatterns": ["old"]}}'},
+        hidden="breaks 1 test (old.test.js > doubles)",
     ),
 }
 
@@ -386,3 +415,7 @@ def test_evidence_is_taken_test_by_test(runner: str, request: pytest.FixtureRequ
     unbuilt = bench.verify({**change.unbuilt, **change.new_test}, test=change.command)
     assert unbuilt.outcome is Outcome.UNSOLVED, unbuilt.reason
     assert change.broken in unbuilt.reason
+    wrong = {path: text.replace("2 * a", "a") for path, text in change.fix.items()}
+    hidden = bench.verify({**wrong, **change.new_test, **change.hides}, test=change.command)
+    assert hidden.outcome is not Outcome.FIXED
+    assert change.hidden in hidden.reason

@@ -113,11 +113,32 @@ def test_what_reaches_into_the_runner(line):
     assert tampering.reaching(patch(("docs/a.md", "x\n", f"x\n{line}\n")).diff) == ()
 
 
-@pytest.mark.parametrize("line", ["os._exit(0)", "process.exit(0)"])
-def test_a_test_that_ends_the_runner_is_not_a_program_that_ends_itself(line):
-    end = ".py" if line.startswith("os") else ".js"
+@pytest.mark.parametrize(
+    ("path", "line"),
+    [
+        ("a_test.go", "func TestMain(m *testing.M) {"),
+        ("a.go", 'fmt.Println("--- PASS: TestIt (0.00s)")'),
+        ("src/a.rs", 'println!("test tests::it ... ok");'),
+        ("src/a.rs", 'println!("test result: ok. 1 passed; 0 failed");'),
+    ],
+)
+def test_what_writes_a_runners_own_lines(path, line):
+    """go's and cargo's reports are made of what is printed."""
+    assert tampering.reaching(patch((path, "x\n", f"x\n{line}\n")).diff)
+
+
+@pytest.mark.parametrize(
+    ("line", "end"),
+    [
+        ("os._exit(0)", ".py"),
+        ("process.exit(0)", ".js"),
+        ("os.Exit(0)", "_test.go"),
+        ("std::process::exit(0);", ".rs"),
+    ],
+)
+def test_a_test_that_ends_the_runner_is_not_a_program_that_ends_itself(line, end):
     assert tampering.reaching(patch((f"tests/a{end}", "x\n", f"x\n{line}\n")).diff)
-    assert not tampering.reaching(patch((f"src/a{end}", "x\n", f"x\n{line}\n")).diff)
+    assert not tampering.reaching(patch((f"src/a{end.removeprefix('_test')}", "x\n", f"x\n{line}\n")).diff)
     assert not tampering.reaching(
         patch(("src/a.py", "x\n", "import pytest\nself.assertEqual(unittest.case == 1)\n")).diff
     )
