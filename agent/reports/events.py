@@ -26,7 +26,7 @@ class _Told:
         event = _event(line)
         if event is not None:
             self._event(event)
-        elif match := _UNBUILT.match(line):  # go before 1.24 tells it in words alone
+        elif match := _UNBUILT.match(line):  # go 1.19 tells it in words alone
             self.begun[match.group(1), ""] = None
             self.ended[match.group(1), ""] = Case.FAILED
 
@@ -39,7 +39,7 @@ class _Told:
             self._printed[key] = _PRINTED[match.group(1)]
 
     def case(self, key: _Key) -> Case:
-        """Of what begun and never ended: the process died. But go before 1.20 misses the end of a test that printed
+        """Of what begun and never ended: the process died. But go 1.19 misses the end of a test that printed
         half a line before it."""
         if key not in self.ended and key in self._printed and (key[0], "") in self.ended:
             return self._printed[key]
