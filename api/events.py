@@ -13,6 +13,7 @@ from api import payload as read
 from api.payload import BODY_CHARS, TITLE_CHARS, Ignored, Malformed
 from worker.runs.asked import (
     Asked,
+    ChecksRequest,
     CommandRequest,
     Ending,
     IssueRequest,
@@ -171,6 +172,24 @@ def _branch_of_ours(payload: Payload) -> str:
     return branch
 
 
+def _checks_completed(payload: Payload, _names: Names) -> ChecksRequest:
+    branch = read.get(payload, "check_suite", "head_branch")
+    if not isinstance(branch, str) or not branch.startswith(BRANCHES):
+        raise Ignored("the checks are not of a branch of ours")
+    if read.get(payload, "check_suite", "conclusion") not in ("failure", "timed_out"):
+        raise Ignored("the checks did not fail")
+    sender, sender_type = _sender(payload)
+    return ChecksRequest(
+        repository=read.repository(payload, "repository", "full_name"),
+        installation_id=read.installation(payload),
+        suite_id=read.number(payload, "check_suite", "id"),
+        branch=read.text(payload, "check_suite", "head_branch", limit=300),
+        head=read.commit(payload, "check_suite", "head_sha"),
+        sender=sender,
+        sender_type=sender_type,
+    )
+
+
 def _installation_gone(removal: Removal) -> Callable[[Payload, Names], RemovedRequest]:
     def gone(payload: Payload, _names: Names) -> RemovedRequest:
         sender, sender_type = _sender(payload)
@@ -273,6 +292,7 @@ _HANDLERS: Mapping[tuple[str, str | None], Callable[[Payload, Names], Asked]] = 
     ("installation", "suspend"): _installation_gone("suspended"),
     ("installation_repositories", "removed"): _repositories_removed,
     ("pull_request_review", "submitted"): _review,
+    ("check_suite", "completed"): _checks_completed,
     **{
         ("repository", removal): _repository_gone(removal)
         for removal in ("archived", "deleted", "renamed", "transferred")

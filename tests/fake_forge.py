@@ -14,6 +14,7 @@ from worker.stages.forge import (
     CheckRun,
     Comment,
     Conclusion,
+    FailedCheck,
     Forge,
     Forges,
     Issue,
@@ -47,6 +48,7 @@ class FakeRepository:
     review_requests: list[tuple[int, str]] = field(default_factory=list)
     statuses: dict[tuple[str, str], str] = field(default_factory=dict)
     label_events: dict[tuple[int, str], LabelEvent] = field(default_factory=dict)
+    failed_checks: dict[str, list[FailedCheck]] = field(default_factory=dict)
     reviews: dict[int, list[Review]] = field(default_factory=dict)
     replies: list[ReviewComment] = field(default_factory=list)
     resolved: set[int] = field(default_factory=set)
@@ -259,6 +261,10 @@ class FakeForge:
         if (number, login) not in self._repository.review_requests:
             self._repository.review_requests.append((number, login))
         self._end(after)
+
+    def failed_checks(self, head: str) -> Sequence[FailedCheck]:
+        self._begin("failed_checks")
+        return tuple(self._repository.failed_checks.get(head, ()))
 
     def set_status(self, head: str, *, context: str, description: str) -> None:
         after = self._begin("set_status")

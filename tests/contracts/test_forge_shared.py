@@ -11,7 +11,7 @@ from tests.fake_forge import After, FakeForge, FakeForges, FakeRepository
 from tests.github_double import app_forges, push_branch, running_double
 from worker.demo.github_double import GitHubDouble
 from worker.errors import ForgeRefused, ForgeUnavailable
-from worker.stages.forge import Forge, Forges, Review, ReviewComment
+from worker.stages.forge import FailedCheck, Forge, Forges, Review, ReviewComment
 
 REPOSITORY = "acme/widgets"
 MARKER = "<!-- devstral-fix:test -->"
@@ -27,6 +27,7 @@ class Subject:
     branch: Callable[[str], str]
     lose_answer: Callable[[str, int], None]
     new_review: Callable[[int], int]
+    check: Callable[[str, str], object]
     resolved: Callable[[int], bool]
 
 
@@ -47,6 +48,11 @@ def fake_review(repository: FakeRepository, number: int) -> int:
     return made.id
 
 
+def fake_check(repository: FakeRepository, head: str, conclusion: str) -> None:
+    if conclusion == "failure":
+        repository.failed_checks.setdefault(head, []).append(FailedCheck(name="ci", text="Tests\n\n1 failed", url="u"))
+
+
 def fake_subject() -> Subject:
     branches = {"main"}
     repository = FakeRepository(REPOSITORY, clone_url="file:///none", has_branch=branches.__contains__)
@@ -60,6 +66,7 @@ def fake_subject() -> Subject:
         label=repository.put_label,
         branch=lambda name: (branches.add(name), "a" * 40)[1],
         new_review=lambda number: fake_review(repository, number),
+        check=lambda head, conclusion: fake_check(repository, head, conclusion),
         resolved=repository.resolved.__contains__,
         lose_answer=lambda what, _: forge.faults.update({methods[what]: [After(ForgeUnavailable("lost"))]}),
     )
@@ -83,6 +90,17 @@ def subject(request, tmp_path) -> Iterator[Subject]:
         new_issue=lambda: double.create_issue(REPOSITORY, "A bug", "It breaks."),
         label=lambda number, label: double.add_label(REPOSITORY, number, label),
         branch=lambda name: push_branch(double, REPOSITORY, name, tmp_path / name.replace("/", "-")),
+        check=lambda head, conclusion: double.call(
+            "POST",
+            f"/repos/{REPOSITORY}/check-runs",
+            {
+                "name": "ci",
+                "head_sha": head,
+                "status": "completed",
+                "conclusion": conclusion,
+                "output": {"title": "Tests", "summary": "1 failed"},
+            },
+        ),
         new_review=lambda number: double.review(REPOSITORY, number, "Nearly.", comments=[("a.py", 1, s) for s in SAID]),
         resolved=double.resolved,
         lose_answer=lambda what, number: double.fault(paths[what].format(number), status=502, forward=True),
@@ -292,3 +310,15 @@ def test_labelled_issues_and_who_labelled_them(subject):
 
 def test_where_an_app_is_installed(subject):
     assert (REPOSITORY, 100) in list(subject.forges.installed())
+
+
+def test_checks_of_others_that_failed(subject):
+    head = subject.branch("devstral/issue-80")
+    assert list(subject.forge.failed_checks(head)) == []
+    subject.check(head, "success")
+    subject.check(head, "failure")
+    subject.forge.create_check_run(
+        head=head, name="devstral-fix", external_id="x", conclusion="neutral", title="t", summary="s"
+    )
+    (failed,) = subject.forge.failed_checks(head)
+    assert (failed.name, failed.text) == ("ci", "Tests\n\n1 failed")

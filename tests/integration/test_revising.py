@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 import pytest
+from sqlalchemy import update
 
 from agent.outcome import Outcome
 from tests.factories import issue_request
@@ -14,11 +15,11 @@ from tests.integration.test_verify import REPORT
 from tests.integration.whole import NAME, PROFILE, Whole
 from worker.errors import ForgeUnavailable
 from worker.runs import remarks, states
-from worker.runs.asked import CommandRequest, ReviewRequest
+from worker.runs.asked import ChecksRequest, CommandRequest, ReviewRequest
 from worker.runs.commands import Verb
-from worker.stages.forge import Review, ReviewComment
+from worker.stages.forge import FailedCheck, Review, ReviewComment
 from worker.store import queries
-from worker.store.models import DeliveryState, RunKind, RunState
+from worker.store.models import DeliveryState, Run, RunKind, RunState
 
 CONFIG = f"test: |\n  {REPORT}\ntest_report_format: junit\ntest_timeout_seconds: 20\n"
 FILES = {"README.md": "hello\n", ".devstral-fix.yml": CONFIG}
@@ -332,6 +333,69 @@ def test_a_question_is_answered_in_words_and_changes_nothing(world, on_pull_requ
     assert (world.head, len(world.github.pull_requests)) == (before, 1)
     if not on_pull_request:
         assert world.comments(world.number)[: len(statuses)] == statuses, "the status comment is the fix's"
+
+
+CHECK = FailedCheck(name="ci / test", text="1 failed: test_two", url="https://github.example/run/1")
+
+
+def failed(world, *, head=None, suite=None):
+    request = ChecksRequest(
+        repository=NAME,
+        installation_id=100,
+        suite_id=suite or next(world._ids),
+        branch=world.branch,
+        head=head or world.head,
+        sender="devstral-fixer[bot]",
+        sender_type="Bot",
+    )
+    return world.ask(request)
+
+
+def push_seen(world):
+    """GitHub shows the pull request's newest commit."""
+    world.github.pull_requests[0] = world.github.pull_requests[0].model_copy(update={"head_commit": world.head})
+
+
+def test_failing_checks_are_seen_to_three_times_and_then_left_to_people(world):
+    """Red without the count: it would go on for ever."""
+    for turn in range(3):
+        push_seen(world)
+        world.github.failed_checks[world.head] = [CHECK]
+        delivery = failed(world)
+        assert delivery.state is DeliveryState.HANDLED, delivery.reason
+        run = world.work(write("new.txt", f"try {turn}\\n"), say("[1] Mended."))
+        assert (run.state, run.kind, run.requested_by) == (RunState.DELIVERED, RunKind.REVISE, "octo-admin")
+    opening = str(world.model.conversations[0].messages)
+    assert "1 failed: test_two" in opening
+    push_seen(world)
+    world.github.failed_checks[world.head] = [CHECK]
+    for suite in (None, None):
+        delivery = failed(world, suite=suite)
+        assert (delivery.state, delivery.reason) == (DeliveryState.IGNORED, "the checks failed on 3 commits in a row")
+    told = [c for c in world.comments(world.pull.number) if "devstral-fix:checks" in c]
+    assert len(told) == 1
+    assert "Nothing more is tried until somebody says what to do" in told[0]
+    world.command(Verb.REVISE, "Look at the fixture.")
+    world.work(write("new.txt", "fixture\\n"), say("Done."))
+    push_seen(world)
+    world.github.failed_checks[world.head] = [CHECK]
+    assert failed(world).state is DeliveryState.HANDLED, "people said something since"
+
+
+def test_checks_that_are_not_ours_to_see_to(world):
+    push_seen(world)
+    assert failed(world, head="9" * 40).reason == "the checks are not of a commit of ours"
+    assert failed(world).reason == "no check of others has failed"
+    world.github.pull_requests[0] = world.github.pull_requests[0].model_copy(update={"head_commit": "8" * 40})
+    assert failed(world).reason == "the branch has moved since"
+    assert len(world.runs()) == 1
+
+
+def test_owners_may_leave_failing_checks_to_people(world):
+    push_seen(world)
+    with world.store.transaction() as session:
+        session.execute(update(Run).values(repository_config={"follow_checks": False}))
+    assert failed(world).reason == "the repository's settings leave failing checks to people"
 
 
 def test_a_second_question_waits_for_its_turn(world):

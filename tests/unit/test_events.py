@@ -12,7 +12,14 @@ import pytest
 from api.webhooks import Received, Rejected
 from tests.github_double import octokit_examples
 from tests.unit.test_webhooks import LABEL, ignored, labeled, refused, send
-from worker.runs.asked import CommandRequest, PullRequestEvent, RemovedRequest, ReviewRequest, stored_request
+from worker.runs.asked import (
+    ChecksRequest,
+    CommandRequest,
+    PullRequestEvent,
+    RemovedRequest,
+    ReviewRequest,
+    stored_request,
+)
 from worker.runs.commands import Verb
 
 
@@ -145,6 +152,23 @@ def test_a_branch_that_only_looks_like_ours(head: dict[str, Any]) -> None:
     assert "not from a branch of ours" in ignored(send(payload, event="pull_request"))
 
 
+def checked(**suite: Any) -> dict[str, Any]:
+    payload = copy.deepcopy(octokit_examples("check_suite", "completed")[0])
+    payload["check_suite"] |= {"head_branch": "devstral/issue-7", "conclusion": "failure", **suite}
+    return payload
+
+
+def test_checks_that_failed_on_a_branch_of_ours() -> None:
+    payload = checked()
+    answer = send(payload, event="check_suite")
+    assert isinstance(answer, Received)
+    request = answer.request
+    assert isinstance(request, ChecksRequest), answer.ignored_reason
+    assert (request.branch, request.head) == ("devstral/issue-7", payload["check_suite"]["head_sha"])
+    for suite in ({"conclusion": "success"}, {"conclusion": None}, {"head_branch": "main"}, {"head_branch": None}):
+        assert ignored(send(checked(**suite), event="check_suite"))
+
+
 def _removed(event: str, action: str, **changes: Any) -> RemovedRequest:
     payload = copy.deepcopy(octokit_examples(event, action)[0]) | changes
     answer = send(payload, event=event)
@@ -200,6 +224,7 @@ def _mutated(payload: dict[str, Any], path: tuple[str, ...], value: Any) -> dict
         ("issue_comment", commented(pull_request=True)),
         ("pull_request", pulled(merged=True, merge_commit_sha="a" * 40)),
         ("pull_request_review", reviewed()),
+        ("check_suite", checked()),
         ("installation", octokit_examples("installation", "deleted")[0]),
         ("installation_repositories", octokit_examples("installation_repositories", "removed")[0]),
         ("repository", octokit_examples("repository", "renamed")[0]),
@@ -210,7 +235,11 @@ def _mutated(payload: dict[str, Any], path: tuple[str, ...], value: Any) -> dict
 def test_whatever_a_field_holds_is_read_or_refused(event: str, payload: dict[str, Any]) -> None:
     """Each field missing, and of each wrong type: stored, ignored or 400, and never more than that."""
     needed = ("action", "issue", "comment", "pull_request", "repository", "sender", "installation", "label", "changes")
-    kept = {key: value for key, value in payload.items() if key in (*needed, "review", "repositories_removed")}
+    kept = {
+        key: value
+        for key, value in payload.items()
+        if key in (*needed, "review", "check_suite", "repositories_removed")
+    }
     tried = 0
     for path in _paths(kept, 4):
         if path[-1].endswith("_url") and path[-1] != "html_url":

@@ -125,13 +125,37 @@ class ReviewRequest(_OfAnIssue):
     branch: str
 
 
+class ChecksRequest(Frozen):
+    """Checks of continuous integration have failed on a commit of a branch of ours."""
+
+    kind: Literal["checks"] = "checks"
+    repository: Repository
+    installation_id: int | None
+    issue_number: None = None
+    suite_id: int
+    branch: str
+    head: str
+    sender: str
+    sender_type: str
+    sender_id: int | None = None
+
+
 class WaitingRequest(_OfAnIssue):
     """Of our own making, at the end of a run: remarks came meanwhile, and are to be seen to now."""
 
     kind: Literal["waiting"] = "waiting"
 
 
-Asked = IssueRequest | StopRequest | CommandRequest | RemovedRequest | PullRequestEvent | ReviewRequest | WaitingRequest
+Asked = (
+    IssueRequest
+    | StopRequest
+    | CommandRequest
+    | RemovedRequest
+    | PullRequestEvent
+    | ReviewRequest
+    | WaitingRequest
+    | ChecksRequest
+)
 
 
 def _kind(value: Any) -> str:
@@ -147,7 +171,8 @@ _ASKED: TypeAdapter[Asked] = TypeAdapter(
         | Annotated[RemovedRequest, Tag("removed")]
         | Annotated[PullRequestEvent, Tag("pull_request")]
         | Annotated[ReviewRequest, Tag("review")]
-        | Annotated[WaitingRequest, Tag("waiting")],
+        | Annotated[WaitingRequest, Tag("waiting")]
+        | Annotated[ChecksRequest, Tag("checks")],
         Discriminator(_kind),
     ]
 )

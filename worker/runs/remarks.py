@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, and_, func, select, update
@@ -89,6 +90,17 @@ def left_waiting(session: Session) -> Sequence[WaitingRequest]:
 
 def _at_it() -> ColumnElement[bool]:
     return RemarkRow.number == PullRequest.number
+
+
+def checks_in_a_row(session: Session, repository: str, number: int) -> int:
+    """On how many commits checks failed, and were seen to, since a person last said something at the pull request."""
+    here = (RemarkRow.repository == repository.lower(), RemarkRow.number == number)
+    by_people = select(func.max(RemarkRow.created_at)).where(*here, RemarkRow.source != RemarkSource.CHECK)
+    since = func.coalesce(by_people.scalar_subquery(), datetime(1970, 1, 1, tzinfo=UTC))
+    heads = select(func.count(RemarkRow.head.distinct())).where(
+        *here, RemarkRow.source == RemarkSource.CHECK, RemarkRow.created_at > since
+    )
+    return session.scalar(heads) or 0
 
 
 def of(session: Session, run_id: UUID) -> Sequence[RemarkRow]:

@@ -49,6 +49,9 @@ class RepositoryConfig(Frozen):
     ai_contributions: Literal["allowed", "forbidden"] | None = Field(
         default=None, description="unset: what the repository's guides for contributors say"
     )
+    follow_checks: bool = Field(
+        default=True, description="checks that fail on a pull request of the service are seen to, three times at most"
+    )
     remote_models: bool = Field(default=True, description="false: no model server outside the operator's own machines")
     allow_workflow_changes: bool = False
     allow_binary_files: bool = False

@@ -102,6 +102,14 @@ class CheckRun(Frozen):
     conclusion: str
 
 
+class FailedCheck(Frozen):
+    """A check of continuous integration that failed; `text` is what it says, bounded."""
+
+    name: str
+    text: str
+    url: str
+
+
 class Forge(Protocol):
     """One repository's side of GitHub, for one installation. Nothing here repeats a write blindly: callers find
     what they wrote before by its marker (`find_comment`, `find_pull_request`, `find_check_run`); adding or removing a
@@ -176,6 +184,9 @@ class Forge(Protocol):
         self, *, head: str, name: str, external_id: str, conclusion: Conclusion, title: str, summary: str
     ) -> CheckRun:
         """A completed one; ForgeRefused as above."""
+
+    def failed_checks(self, head: str) -> Sequence[FailedCheck]:
+        """Of other services, on a commit: check runs that failed or timed out."""
 
     def set_status(self, head: str, *, context: str, description: str) -> None:
         """A commit status of success, for who can't make check runs: at most 140 characters, and no page. Twice shows

@@ -14,6 +14,7 @@ from worker.observe import Watch
 from worker.runs import requests
 from worker.runs.asked import (
     Asked,
+    ChecksRequest,
     CommandRequest,
     IssueRequest,
     PullRequestEvent,
@@ -95,6 +96,8 @@ class Intake(Desk):
                 fates.record(self, delivery, request)
             case ReviewRequest():
                 revising.review(self, delivery, request, work, traceparent)
+            case ChecksRequest():
+                revising.checks(self, delivery, request, work, traceparent)
             case WaitingRequest():
                 revising.waiting(self, delivery, request, work, traceparent)
 

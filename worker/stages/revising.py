@@ -10,14 +10,16 @@ from uuid import UUID
 from worker import wakes
 from worker.holding import Work
 from worker.runs import pull_requests, remarks, requests, revisions, setups
-from worker.runs.asked import CommandRequest, ReviewRequest, WaitingRequest
+from worker.runs.asked import ChecksRequest, CommandRequest, ReviewRequest, WaitingRequest
 from worker.runs.remarks import Said
 from worker.runs.revisions import Start
-from worker.stages import config
+from worker.stages import config, texts
+from worker.stages.config import RepositoryConfig
 from worker.stages.desk import Desk
 from worker.stages.entitlement import Refused, entitled
 from worker.stages.forge import Forge, PullRequestRef, Review
 from worker.stages.layer import needed
+from worker.store import queries
 from worker.store.models import Delivery, DeliveryState, PullRequest, Run
 from worker.store.remarks import RemarkSource
 from worker.store.session import after_commit
@@ -25,7 +27,8 @@ from worker.store.session import after_commit
 log = logging.getLogger(__name__)
 
 OURS = "<!-- devstral-fix:"
-Request = ReviewRequest | CommandRequest | WaitingRequest
+Request = ReviewRequest | CommandRequest | WaitingRequest | ChecksRequest
+MOST_CHECKS, CHECKS_CHARS = 3, 20_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +81,48 @@ def waiting(desk: Desk, delivery: Delivery, request: WaitingRequest, work: Work,
     _revise(asked, known, [])
 
 
+def checks(desk: Desk, delivery: Delivery, request: ChecksRequest, work: Work, traceparent: str | None) -> None:
+    """Checks that fail on a commit of ours, while it is the newest: another commit, three times in a row at most."""
+    with desk.store.transaction() as session:
+        known = queries.pull_request(session, request.repository, request.branch)
+        heads = queries.pushed_heads(session, request.repository, request.branch)
+    if known is None or request.head not in heads:
+        raise Refused("the checks are not of a commit of ours")
+    forge = desk.forges.open(request.repository, request.installation_id)
+    if forge.pull_request(known.number).head_commit != request.head:
+        raise Refused("the branch has moved since")
+    with desk.store.transaction() as session:
+        run = session.get_one(Run, known.run_id)
+        tried = remarks.checks_in_a_row(session, request.repository, known.number)
+    if not RepositoryConfig.model_validate(run.repository_config).follow_checks:
+        raise Refused("the repository's settings leave failing checks to people")
+    if tried >= MOST_CHECKS:
+        _give_up(forge, known, request.head, tried)
+        raise Refused(f"the checks failed on {tried} commits in a row")
+    failed = forge.failed_checks(request.head)
+    if not failed:
+        raise Refused("no check of others has failed")
+    told = (f"The check {one.name} failed ({one.url}). It says:\n\n{one.text or '(nothing)'}" for one in failed)
+    said = Said(
+        source=RemarkSource.CHECK,
+        source_id=request.suite_id,
+        author="continuous integration",
+        body="\n\n".join(told)[:CHECKS_CHARS],
+        head=request.head,
+    )
+    request = request.model_copy(update={"sender": run.requested_by, "sender_id": run.requested_by_id})
+    asked = Asked(desk=desk, delivery=delivery, request=request, forge=forge, work=work, traceparent=traceparent)
+    _revise(asked, known, [said])
+
+
+def _give_up(forge: Forge, known: PullRequest, head: str, tried: int) -> None:
+    """Say once that nothing more is tried; what people say begins the count anew."""
+    marker = texts.checks_marker(head)
+    if forge.find_comment(known.number, marker) is None:
+        words = f"The checks failed on {tried} commits in a row. Nothing more is tried until somebody says what to do."
+        forge.create_comment(known.number, f"{marker}\n\n{words}")
+
+
 def explain(desk: Desk, delivery: Delivery, request: CommandRequest, work: Work, traceparent: str | None) -> None:
     """A question, at an issue or at a pull request of ours. Whoever asks is known to be entitled."""
     forge = desk.forges.open(request.repository, request.installation_id)
@@ -104,7 +149,7 @@ def explain(desk: Desk, delivery: Delivery, request: CommandRequest, work: Work,
         requests.finish_delivery(session, delivery.id, state, reason=reason, run_id=begun.run_id)
 
 
-def _known(desk: Desk, request: Request) -> PullRequest:
+def _known(desk: Desk, request: ReviewRequest | CommandRequest | WaitingRequest) -> PullRequest:
     with desk.store.transaction() as session:
         known = pull_requests.known(session, request.repository, request.issue_number)
     if known is None:

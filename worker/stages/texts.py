@@ -34,6 +34,11 @@ def answer_marker(of: UUID) -> str:
     return f"<!-- devstral-fix:answer {of} -->"
 
 
+def checks_marker(head: str) -> str:
+    """Of the comment that says that a commit's checks are left to people."""
+    return f"<!-- devstral-fix:checks {head} -->"
+
+
 def own_words(text: str) -> str:
     """What the agent says, shown as its own: nothing of it is markup, nobody is mentioned by it."""
     return fenced(text.strip()[:6000] or "(it left no words)")

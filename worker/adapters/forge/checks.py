@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from github import Github
 from github.CheckRun import CheckRun as GitHubCheckRun
 
@@ -10,9 +12,10 @@ from worker.adapters.forge.border import translated
 from worker.adapters.forge.client import connect
 from worker.adapters.forge.connection import Connection
 from worker.errors import ForgeRefused
-from worker.stages.forge import CheckRun, Conclusion
+from worker.stages.forge import CheckRun, Conclusion, FailedCheck
 
 STATUS_CHARS = 140
+CHECK_CHARS = 8_000  # of what one check says
 
 
 class Checks(Connection):
@@ -42,6 +45,15 @@ class Checks(Connection):
             )
             return _check(made)
 
+    def failed_checks(self, head: str) -> Sequence[FailedCheck]:
+        auth = self._identity.checks_auth(self._name, self._installation_id)
+        client = self._client if auth is None else self._for_checks()
+        ours = self._identity.login().removesuffix("[bot]")
+        with translated(f"list the check runs of {self._name}@{head[:12]}"):
+            runs = client.get_repo(self._name).get_commit(head).get_check_runs(filter="latest")
+            failed = [run for run in runs if run.conclusion in ("failure", "timed_out")]
+            return tuple(_failed(run) for run in failed if (run.raw_data.get("app") or {}).get("slug") != ours)
+
     def set_status(self, head: str, *, context: str, description: str) -> None:
         with translated(f"set a commit status on {self._name}@{head[:12]}"):
             short = " ".join(description.split())[:STATUS_CHARS]
@@ -54,6 +66,13 @@ class Checks(Connection):
                 raise ForgeRefused("check runs are for Apps alone")
             self._checks = connect(auth, self._options)
         return self._checks
+
+
+def _failed(run: GitHubCheckRun) -> FailedCheck:
+    output = run.raw_data.get("output") or {}
+    said = [output.get(part) for part in ("title", "summary", "text")]
+    text = "\n\n".join(part for part in said if isinstance(part, str) and part.strip())
+    return FailedCheck(name=run.name, text=text[:CHECK_CHARS], url=run.html_url or "")
 
 
 def _check(check: GitHubCheckRun) -> CheckRun:
