@@ -32,6 +32,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("head_commit", sa.Text()))
     op.add_column("runs", sa.Column("shown_on", sa.BigInteger()))
     op.add_column("runs", sa.Column("requested_by_id", sa.BigInteger()))
+    op.add_column("pull_requests", sa.Column("reviewed_at", _TIME))
     op.create_table(
         "remarks",
         sa.Column("id", sa.Uuid(), server_default=sa.text("uuidv7()"), nullable=False),
@@ -69,6 +70,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_table("remarks")
+    op.drop_column("pull_requests", "reviewed_at")
     op.drop_column("runs", "requested_by_id")
     op.drop_column("runs", "shown_on")
     op.drop_column("runs", "head_commit")

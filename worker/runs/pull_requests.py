@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from worker.store import queries
-from worker.store.models import PullRequest
+from worker.store.models import PullRequest, Run
 
 BRANCHES = "devstral/"  # what the service's branches begin with; it pushes to no other
 
@@ -48,6 +50,48 @@ def became(session: Session, pull_request_id: UUID, fate: Fate) -> None:
     if fate.head not in queries.pushed_heads(session, row.repository, row.branch):
         values["people_head"] = fate.head
     session.execute(update(PullRequest).where(PullRequest.id == row.id).values(**values))
+
+
+def reviewed(session: Session, pull_request_id: UUID) -> None:
+    """A person reviewed it; the first time is kept."""
+    session.execute(
+        update(PullRequest)
+        .where(PullRequest.id == pull_request_id, PullRequest.reviewed_at.is_(None))
+        .values(reviewed_at=func.now())
+    )
+
+
+def described(
+    session: Session, *, state: str | None = None, repository: str | None = None, limit: int = 50
+) -> Sequence[dict[str, Any]]:
+    """The newest, each as one JSON object."""
+    statement = select(PullRequest, Run).join(Run, Run.id == PullRequest.run_id).order_by(PullRequest.id.desc())
+    if state is not None:
+        statement = statement.where(PullRequest.state == state)
+    if repository is not None:
+        statement = statement.where(func.lower(PullRequest.repository) == repository.lower())
+    return [_described(pull, run) for pull, run in session.execute(statement.limit(limit))]
+
+
+def _described(pull: PullRequest, run: Run) -> dict[str, Any]:
+    moments = {
+        name: None if (at := getattr(pull, name)) is None else at.isoformat()
+        for name in ("created_at", "reviewed_at", "merged_at", "closed_at")
+    }
+    return {
+        "repository": pull.repository,
+        "number": pull.number,
+        "issue_number": pull.issue_number,
+        "url": pull.url,
+        "state": pull.state,
+        "draft": pull.draft,
+        "run_id": str(run.id),
+        "outcome": None if run.outcome is None else run.outcome.value,
+        "model": run.model,
+        "survived": pull.survived,
+        "changed_by_people": pull.people_head is not None,
+        **moments,
+    }
 
 
 def branch_for(session: Session, repository: str, issue_number: int) -> str:

@@ -46,6 +46,8 @@ class Asked:
 def review(desk: Desk, delivery: Delivery, request: ReviewRequest, work: Work, traceparent: str | None) -> None:
     """One run a review. An approval asks for nothing, and neither does a review without words."""
     known = _known(desk, request)
+    with desk.store.transaction() as session:
+        pull_requests.reviewed(session, known.id)
     forge = desk.forges.open(request.repository, request.installation_id)
     entitled(forge, request)
     if request.state == "approved":

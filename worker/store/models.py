@@ -255,6 +255,7 @@ class PullRequest(Base):
     draft: Mapped[bool]
     head_commit: Mapped[str]
     people_head: Mapped[str | None]  #: the newest commit on its branch that is not ours
+    reviewed_at: Mapped[datetime | None]  #: by a person, for the first time
     closed_at: Mapped[datetime | None]  #: merged or not; null while it is open
     merged_at: Mapped[datetime | None]
     merge_commit: Mapped[str | None]
