@@ -110,7 +110,7 @@ def merge(world, text: str) -> str:
 )
 def test_a_merge_is_recorded_with_how_much_survived(world, text, share):
     commit = merge(world, text)
-    world.becomes(state="closed", merged=True)
+    world.becomes(state="closed", merged=True, merge_commit=commit)
     assert world.happens(merged=True, merge_commit=commit).state is DeliveryState.HANDLED
     row = world.row
     assert (row.state, row.merge_commit, row.survived) == ("merged", commit, share)
@@ -120,7 +120,7 @@ def test_a_merge_is_recorded_with_how_much_survived(world, text, share):
 
 
 def test_a_merge_that_can_t_be_found_is_a_merge(world):
-    world.becomes(state="closed", merged=True)
+    world.becomes(state="closed", merged=True, merge_commit="9" * 40)
     world.happens(merged=True, merge_commit="9" * 40)
     assert (world.row.state, world.row.survived) == ("merged", None)
 

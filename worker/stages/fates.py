@@ -31,7 +31,7 @@ def record(desk: Desk, delivery: Delivery, request: PullRequestEvent) -> None:
     now = forge.pull_request(request.issue_number)
     fate = Fate(state="merged" if now.merged else now.state, draft=now.draft, head=now.head_commit, at=request.at)
     if now.merged:
-        fate = replace(fate, merge_commit=request.merge_commit, survived=_survived(desk, forge, known, request, now))
+        fate = replace(fate, merge_commit=now.merge_commit, survived=_survived(desk, forge, known, request, now))
     with desk.store.transaction() as session:
         pull_requests.became(session, known.id, fate)
         requests.lock_issue(session, request.repository, known.issue_number)
@@ -60,7 +60,7 @@ def _survived(
     try:
         mirror = desk.repositories.fetch(request.repository, forge.repository().clone_url, forge.git_token("read"))
         # The branch may be gone by now; what was merged is on the base branch then.
-        ends = [end for end in (request.merge_commit, now.head_commit) if end is not None]
+        ends = [end for end in (now.merge_commit, now.head_commit) if end is not None]
         for end in ends:
             with suppress(RepositoryRefused):
                 there = desk.repositories.resolve(mirror, end)

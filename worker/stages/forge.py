@@ -70,6 +70,7 @@ class PullRequestRef(Frozen):
     body: str
     base_branch: str
     head_commit: str
+    merge_commit: str | None = None  #: of a merged one: where its change is on the base branch
 
 
 class ReviewComment(Frozen):

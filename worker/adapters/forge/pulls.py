@@ -69,4 +69,6 @@ def _pull(pull: PullRequest) -> PullRequestRef:
         body=pull.body or "",
         base_branch=pull.base.ref,
         head_commit=pull.head.sha,
+        # Of an open one GitHub names a commit here that it tried a merge with.
+        merge_commit=pull.merge_commit_sha if pull.merged_at is not None else None,
     )

@@ -1,0 +1,57 @@
+"""The GitHub double, the real receiver over HTTP, and all stages of a run between them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import uvicorn
+
+from api.app import build
+from tests.github.scene import Scene
+from tests.github_double import app_forges, running_double
+from tests.integration.conftest import shared_store, store
+from worker.demo.github_double import GitHubDouble
+from worker.settings import Settings
+
+__all__ = ["shared_store", "store"]
+
+
+@pytest.fixture(scope="module")
+def double(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GitHubDouble]:
+    with running_double(tmp_path_factory.mktemp("double")) as double:
+        yield double
+
+
+@pytest.fixture
+def receiver(store, redis_url, double) -> Iterator[str]:
+    """The service's own API on a free port; where it is."""
+    settings = Settings(
+        _env_file=None,
+        database_url=store.engine.url.render_as_string(hide_password=False),
+        redis_url=redis_url,
+        webhook_secret=double.webhook_secret,
+        mention=double.app_slug,
+    )
+    server = uvicorn.Server(uvicorn.Config(build(settings), port=0, log_level="warning", lifespan="on"))
+    thread = threading.Thread(target=server.run, name="receiver", daemon=True)
+    thread.start()
+    up = threading.Event()
+    while not server.started and thread.is_alive():
+        up.wait(0.01)
+    assert server.started, "the API did not start"
+    (port,) = {s.getsockname()[1] for one in server.servers for s in one.sockets}
+    yield f"http://127.0.0.1:{port}/webhooks/github"
+    server.should_exit = True
+    thread.join(10)
+
+
+@pytest.fixture
+def scene(store, tmp_path, double, receiver) -> Iterator[Scene]:
+    double.receiver_url = receiver
+    scene = Scene(store, tmp_path, double, app_forges(double))
+    yield scene
+    double.receiver_url = None
+    double.clear_faults()
+    scene.heartbeat.close()
