@@ -13,6 +13,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy import update
+
 from agent.types import Limits
 from tests.integration.test_verify import REPORT
 from tests.stages import Stages
@@ -117,6 +119,12 @@ class Scene(Stages):
     def tell_of_all(self) -> None:
         for run in self.runs():
             Tell(store=self.store, forges=self.forges, labels=self.labels)(run.id)
+
+    def time_passes(self) -> None:
+        """Every pause is over."""
+        self.ready_again()
+        with self.store.transaction() as session:
+            session.execute(update(Delivery).values(claimed_until=None))
 
     def finish(self) -> None:
         """What is left to tell of runs that ended in the queue."""

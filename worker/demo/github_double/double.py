@@ -217,6 +217,10 @@ class GitHubDouble:
         shown = {"message": "Server Error"} if body is None else body
         self._traffic.add(Fault(match, times, status, shown, headers or {}, forward, delay, drop))
 
+    def fault_is_spent(self, match: str) -> bool:
+        """Whether every fault of this match was met as often as it was to be."""
+        return self._traffic.spent(match)
+
     def clear_faults(self) -> None:
         self._traffic.clear_faults()
 

@@ -60,6 +60,10 @@ class Traffic:
         with self._lock:
             self._faults.append(fault)
 
+    def spent(self, match: str) -> bool:
+        with self._lock:
+            return all(fault.times <= 0 for fault in self._faults if fault.match == match)
+
     def clear_faults(self) -> None:
         with self._lock:
             self._faults.clear()
