@@ -53,7 +53,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-faults lint up lock bench-control-plane bench-sandbox bench-agent clean
+.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-github test-faults lint up lock bench-control-plane bench-sandbox bench-agent clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -90,6 +90,9 @@ parity: setup ## The same calls through our tools and Mistral Vibe's, in .venv-v
 		"$$python" -m venv --clear .venv-vibe; \
 		.venv-vibe/bin/python -m pip install --quiet --no-deps --require-hashes -r requirements/parity.txt >&2; touch .venv-vibe/.stamp; fi; \
 	$(PYTHON) -m tests.parity .venv-vibe/bin/python $(ARGS)
+
+test-github: setup ## Stories, faults and payloads against the GitHub double, with what was noted.
+	@$(PYTHON) -m pytest -q -n 2 --dist=loadgroup --tables tests/github $(ARGS)
 
 test-faults: setup ## Real processes and servers under faults; what was lost, what doubled; a soak. ARGS=--short
 	@$(PYTHON) -m tests.faults $(ARGS)

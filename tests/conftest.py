@@ -26,6 +26,7 @@ _TEMPLATE = "template_migrated"
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--short", action="store_true", help="without the tests that take long")
+    parser.addoption("--tables", action="store_true", help="show what tests noted beside passing")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

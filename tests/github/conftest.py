@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Iterator
 
 import pytest
@@ -55,3 +56,26 @@ def scene(store, tmp_path, double, receiver) -> Iterator[Scene]:
     double.receiver_url = None
     double.clear_faults()
     scene.heartbeat.close()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What the tests noted: how often GitHub was asked, what came of the payloads, and which answers are our own
+    reading of its documentation rather than evidence."""
+    noted = [
+        (report.nodeid.rpartition("::")[2], name, value)
+        for report in terminalreporter.getreports("passed")
+        if report.when == "teardown" and "tests/github/" in report.nodeid
+        for name, value in report.user_properties
+    ]
+    if not noted or not terminalreporter.config.getoption("--tables"):
+        return
+    terminalreporter.section("what was noted")
+    repaired: Counter[str] = Counter()
+    for test, name, value in noted:
+        if name == "served by our own repairs":
+            repaired.update(value)
+        elif isinstance(value, str):
+            terminalreporter.line(f"{test}: {name}:\n\n{value}\n")
+        else:
+            terminalreporter.line(f"{test}: {name}: {value}")
+    terminalreporter.line(f"served by our own repairs, in all: {dict(repaired)}")
