@@ -53,7 +53,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-github test-faults lint up lock bench-control-plane bench-sandbox bench-agent clean
+.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-github test-faults lint up lock bench-control-plane bench-sandbox bench-github bench-agent clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -105,6 +105,9 @@ up: setup ## Everything on this machine: servers, API, workers. ARGS="--isolatio
 
 bench-control-plane: setup ## Speed of webhook and queue; writes docs/benchmarks/control-plane.json.
 	@$(BIN)/devstral-fix bench control-plane $(ARGS)
+
+bench-github: setup ## Reactions, calls to the API, webhooks; writes docs/benchmarks/github.json.
+	@$(BIN)/devstral-fix bench github $(ARGS)
 
 bench-sandbox: setup ## Speed of sandboxes and snapshots; writes docs/benchmarks/sandbox.json.
 	@$(BIN)/devstral-fix bench sandbox $(ARGS)

@@ -57,6 +57,7 @@ class Stages:
             send=self.sent.append,
             profile=PROFILE,
             max_attempts=3,
+            labels=labels,
         )
         self.verify = Verify(
             store=store,

@@ -73,6 +73,7 @@ def _default(process: Process) -> Duty:
             send=process.send,
             profile=settings.profile,
             max_attempts=settings.max_attempts,
+            labels=labels,
             watch=process.watch,
         ),
         wakes.DELIVER: Deliver(

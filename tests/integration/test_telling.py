@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from sqlalchemy import text
 
@@ -26,6 +28,7 @@ class Told(World):
             update={"labels": ("devstral-fix", "bug")}
         )
         self.tell = Tell(store=store, forges=FakeForges(self.forge), labels=LABELS)
+        self.intake = replace(self.intake, labels=LABELS)
         self.deliver()
         (self.run,) = self.runs()
 
@@ -71,7 +74,6 @@ def world(store, tmp_path):
 
 def test_each_phase_is_shown_in_one_comment_with_its_label(world):
     assert "queued for small-24b" in world.comment
-    world.tell(world.run.id)
     assert world.labels == {"devstral-fix", "bug", "devstral-fix: queued"}
     lease = world.claim()
     world.tell(world.run.id)
@@ -175,7 +177,7 @@ def test_what_can_t_be_shown_is_left_until_the_next_change(world, fault):
 def test_labels_are_shown_or_not_and_the_trigger_goes_at_the_end(world):
     off = StateLabels(prefix="devstral-fix", on=False)
     off.show(world.forge, world.number, of_outcome(Outcome.FIXED))
-    assert world.labels == {"devstral-fix", "bug"}
+    assert world.labels == {"devstral-fix", "bug", "devstral-fix: queued"}
     LABELS.show(world.forge, world.number, of_outcome(Outcome.QUESTION), ended=True)
     assert world.labels == {"bug", "devstral-fix: needs-info"}
     LABELS.show(world.forge, world.number, None, ended=True)
@@ -186,6 +188,8 @@ def test_labels_are_shown_or_not_and_the_trigger_goes_at_the_end(world):
 
 
 def test_a_label_that_can_t_be_set_is_no_failure(world):
+    world.claim()
     world.forge.faults["add_label"] = [ForgeRefused("no")]
     world.tell(world.run.id)
+    assert "working on it" in world.comment
     assert world.labels == {"devstral-fix", "bug"}

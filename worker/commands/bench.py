@@ -49,6 +49,14 @@ def control_plane() -> None:
     sys.exit(control_plane.main())
 
 
+@bench.command(epilog="Example: devstral-fix bench github")
+def github() -> None:
+    """Reactions, calls, webhooks with GitHub's double; writes docs/benchmarks, exit status 1 when a goal is missed."""
+    from worker.bench import github
+
+    sys.exit(github.main())
+
+
 @bench.command(epilog="Example: devstral-fix bench sandbox")
 def sandbox() -> None:
     """Sandboxes and snapshots; writes docs/benchmarks, exit status 1 when a goal is missed."""

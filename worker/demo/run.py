@@ -83,7 +83,7 @@ def demo(*, model: str | None, as_json: bool, keep: bool, record: Path | None) -
     return exits.Exit.DONE if result["ok"] else exits.Exit.FAILED
 
 
-def _environment(root: Path, double: GitHubDouble, spec: str, settings: Settings, servers: Any) -> dict[str, str]:
+def environment(root: Path, double: GitHubDouble, spec: str, settings: Settings, servers: Any) -> dict[str, str]:
     """The processes' settings: the demo's own, and nothing of the caller's but the model's key."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(PREFIX)}
     kept["NO_PROXY"] = kept["no_proxy"] = "127.0.0.1"  # every server of the demo is on loopback
@@ -122,7 +122,7 @@ def _run(root: Path, spec: str, settings: Settings, started: float) -> dict[str,
         double.create_repository(REPOSITORY, project_files())
         port = free_port()
         double.receiver_url = f"http://127.0.0.1:{port}/webhooks/github"
-        env = _environment(root, double, spec, settings, servers)
+        env = environment(root, double, spec, settings, servers)
         progress.stage("API, workers and beat")
         supervisor = Supervisor(children(port, log_dir=root / "logs"), env=env, cwd=root, grace=10)
         stack.enter_context(supervisor)

@@ -12,7 +12,8 @@ from worker.errors import Permanent, Transient
 from worker.runs import progress, requests
 from worker.runs.asked import CommandRequest, IssueRequest, ReviewRequest, StopRequest
 from worker.stages import texts
-from worker.stages.forge import Forge, Forges, Reaction
+from worker.stages.forge import Forge, Forges, Issue, Reaction
+from worker.stages.labels import Label, StateLabels
 from worker.stages.ports import Repositories
 from worker.stages.status import queued, set_status
 from worker.store.models import Delivery, DeliveryState, Run
@@ -31,6 +32,7 @@ class Desk:
     send: Callable[[wakes.Wake], None]
     profile: str
     max_attempts: int
+    labels: StateLabels | None = None
 
     def finish(self, delivery: Delivery, state: DeliveryState, reason: str, *, run_id: UUID | None = None) -> None:
         log.info("delivery_finished", extra={"to": state.value, "why": reason})
@@ -45,16 +47,26 @@ class Desk:
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"repository": request.repository, "why": str(error)})
 
-    def acknowledge(self, forge: Forge, run_id: UUID, details: Sequence[str] = ()) -> None:
+    def acknowledge(
+        self,
+        forge: Forge,
+        run_id: UUID,
+        details: Sequence[str] = (),
+        *,
+        issue: Issue | None = None,
+        uncommented: bool = False,
+    ) -> None:
         """Say that it waits. The run exists either way; whoever tells of it next finds or makes the comment."""
         with self.store.transaction() as session:
             run = session.get_one(Run, run_id)
             body = queued(session, run, details)
         try:
-            comment = set_status(forge, run.place, body)
+            comment = set_status(forge, run.place, body, uncommented=uncommented)
         except (Transient, Permanent) as error:
             log.warning("status_comment_failed", extra={"run_id": run_id, "why": str(error)})
             return
+        if self.labels is not None:
+            self.labels.show(forge, run.place, Label.QUEUED, there=None if issue is None else issue.labels)
         with self.store.transaction() as session:
             progress.noted(session, run)
             progress.found(session, run_id, comment.id)

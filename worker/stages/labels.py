@@ -7,7 +7,7 @@ on again asks for another try. Labels are for people's filters: nothing here dep
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -60,21 +60,32 @@ class StateLabels:
     prefix: str
     on: bool = True
 
-    def show(self, forge: Forge, issue_number: int, label: Label | None, *, ended: bool = False) -> None:
-        """Of our labels just this one; at the end without the trigger label, too."""
+    def show(
+        self,
+        forge: Forge,
+        issue_number: int,
+        label: Label | None,
+        *,
+        ended: bool = False,
+        there: Sequence[str] | None = None,
+    ) -> None:
+        """Of our labels just this one; at the end without the trigger label, too. `there`: the labels that the issue
+        has, where that was asked just now."""
         try:
-            self._show(forge, issue_number, label, ended=ended)
+            self._show(forge, issue_number, label, ended=ended, there=there)
         except (Transient, Permanent) as error:
             log.info("no_state_label", extra={"issue": issue_number, "why": str(error)})
 
-    def _show(self, forge: Forge, issue_number: int, label: Label | None, *, ended: bool) -> None:
+    def _show(
+        self, forge: Forge, issue_number: int, label: Label | None, *, ended: bool, there: Sequence[str] | None
+    ) -> None:
         if not (self.on or ended):
             return
         wanted = self._name(label) if self.on and label is not None else None
         ours = {self._name(one).casefold() for one in Label} if self.on else set()
         if ended:
             ours.add(self.prefix.strip().casefold())
-        there = forge.issue(issue_number).labels
+        there = forge.issue(issue_number).labels if there is None else there
         for name in there:
             if name.strip().casefold() in ours and name != wanted:
                 forge.remove_label(issue_number, name)

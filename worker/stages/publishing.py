@@ -80,7 +80,7 @@ class Publication:
             date=run.concluded_at or run.queued_at,
         )
         token = self.forge.git_token("write")
-        url = self.forge.repository().clone_url
+        url = run.clone_url
         there = repositories.remote_branch(url, run.branch, token)
         if there == commit:
             return commit
@@ -153,7 +153,7 @@ class Publication:
         """The evidence is of the commit that the run began on, and so is the branch; where the base branch went on
         meanwhile, that is said."""
         run, token = self.result.run, self.forge.git_token("read")
-        now = self.repositories.remote_branch(self.forge.repository().clone_url, run.base_branch, token)
+        now = self.repositories.remote_branch(run.clone_url, run.base_branch, token)
         return texts.verified_on(self.patch.base_commit, run.base_branch, now)
 
     def _check_run(self, head: str) -> None:

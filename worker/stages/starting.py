@@ -42,7 +42,8 @@ def _start(desk: Desk, delivery: Delivery, request: IssueRequest, work: Work, tr
     forge = desk.forges.open(request.repository, request.installation_id)
     repository = forge.repository()
     entitled(forge, request)
-    touchable(repository, forge.issue(request.issue_number))
+    issue = forge.issue(request.issue_number)
+    touchable(repository, issue)
     with desk.store.transaction() as session:
         kept = quarantine.standing(session, request.repository, request.issue_number)
     if kept is not None:
@@ -89,4 +90,6 @@ def _start(desk: Desk, delivery: Delivery, request: IssueRequest, work: Work, tr
             after_commit(session, lambda: desk.send(wakes.setup(run_id) if held else wakes.permit(desk.profile)))
     log.info("run_queued" if created else "run_joined", extra={"run_id": run_id, "lfs_pointers": pointers})
     if created:
-        desk.acknowledge(forge, run_id, [large_files.POINTERS] if pointers else [])
+        details = [large_files.POINTERS] if pointers else []
+        first = delivery.attempt <= 1 and request.asked_at is not None and not request.discussed
+        desk.acknowledge(forge, run_id, details, issue=issue, uncommented=first)

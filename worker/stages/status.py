@@ -23,13 +23,15 @@ from worker.store.models import Run, RunState
 WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
 
 
-def set_status(forge: Forge, issue_number: int, body: str, *, comment_id: int | None = None) -> Comment:
+def set_status(
+    forge: Forge, issue_number: int, body: str, *, comment_id: int | None = None, uncommented: bool = False
+) -> Comment:
     """Show `body` in the status comment. A lost answer to an earlier try doubles nothing: the comment is looked up
-    before one is made."""
+    before one is made, but where it is known that there is no comment at all (`uncommented`)."""
     if comment_id is not None:
         with suppress(ForgeRefused):  # deleted by a person: find another, or make one
             return forge.edit_comment(comment_id, body)
-    found = forge.find_comment(issue_number, texts.status_marker(issue_number))
+    found = None if uncommented else forge.find_comment(issue_number, texts.status_marker(issue_number))
     return forge.edit_comment(found.id, body) if found else forge.create_comment(issue_number, body)
 
 

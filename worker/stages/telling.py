@@ -48,11 +48,12 @@ class Tell:
                 run = session.get(Run, run_id)
                 if run is None or (run.state not in LIVE and shown is None):
                     return  # its end is told by who ended it
-                shown = progress.noted(session, run)
+                before, shown = run.told_phase, progress.noted(session, run)
                 body = status.shown(session, run)
             forge = self.forges.open(run.repository, run.installation_id)
             comment_id = _show(forge, run, body)
-            self.labels.show(forge, run.place, labels.of(run))
+            if before != shown:  # else it has its label
+                self.labels.show(forge, run.place, labels.of(run))
             with self.store.transaction() as session:
                 now = progress.found(session, run_id, comment_id)
             if now == shown:
