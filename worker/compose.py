@@ -13,7 +13,7 @@ from agent.tools import default_tools
 from agent.types import Limits
 from worker.adapters.egress import BadHost, HostPattern, Policy, ProxyEgress, ask
 from worker.adapters.engine.options import EngineOptions
-from worker.adapters.forge import ClientOptions, GitHubForges
+from worker.adapters.forge import ClientOptions, Gate, GitHubForges, Passages, Rates
 from worker.adapters.hook import WebhookNotifier
 from worker.adapters.layers import DiskLayers
 from worker.adapters.models import OpenedModel, open_model
@@ -70,15 +70,32 @@ def make_model(
     )
 
 
-def make_forges(settings: Settings) -> GitHubForges:
-    """GitHub as the App when one is configured, else with a personal token."""
-    options = ClientOptions(api_url=settings.github_url, git_base_url=settings.git_base_url)
+def make_forges(settings: Settings, watch: Watch | None = None) -> GitHubForges:
+    """GitHub as the App when one is configured, else with a personal token. All workers that share a Redis share its
+    limits."""
+    options, watch = client_options(settings), watch or Watch()
+    passages = Passages(gate=_gate(settings, options, watch), told=watch.forge_answered)
     if settings.github_app_id is not None:
-        return GitHubForges.for_app(settings.github_app_id, Path(settings.need("github_app_key_file")), options)
+        key = Path(settings.need("github_app_key_file"))
+        return GitHubForges.for_app(settings.github_app_id, key, options, passages)
     if settings.github_token is not None:
-        return GitHubForges.for_token(settings.github_token, options)
+        return GitHubForges.for_token(settings.github_token, options, passages)
     settings.need("github_app_id")
     raise AssertionError("need() raises for an unset field")
+
+
+def client_options(settings: Settings) -> ClientOptions:
+    return ClientOptions(api_url=settings.github_url, git_base_url=settings.git_base_url)
+
+
+def _gate(settings: Settings, options: ClientOptions, watch: Watch) -> Gate:
+    rates = Rates(
+        content_per_minute=settings.github_content_per_minute,
+        content_per_hour=settings.github_content_per_hour,
+        points_per_minute=settings.github_points_per_minute,
+    )
+    shared = None if settings.redis_url is None else settings.redis_url.get_secret_value()
+    return Gate(rates, redis_url=shared, max_wait=options.max_wait, waited=watch.forge_waited)
 
 
 def make_sandbox(settings: Settings, data_dir: Path, repositories: GitRepositories) -> Sandbox:

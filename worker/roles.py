@@ -53,7 +53,7 @@ STAND_IN_PERIODS = 3
 
 def _default(process: Process) -> Duty:
     settings = process.settings
-    forges = compose.make_forges(settings)
+    forges = compose.make_forges(settings, process.watch)
     labels = StateLabels(prefix=settings.trigger_label, on=settings.state_labels)
     sweep = Sweep(
         store=process.store,

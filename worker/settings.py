@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     github_app_id: int | None = None
     github_app_key_file: Path | None = None
     github_token: SecretStr | None = None
+    github_content_per_minute: int = Field(default=80, ge=0, description="writes of one installation; 0: no limit")
+    github_content_per_hour: int = Field(default=500, ge=0, description="the same by the hour")
+    github_points_per_minute: int = Field(default=900, ge=0, description="a read is 1, a write 5; 0: no limit")
 
     profile: str = Field(default="small-24b", pattern=PROFILE)
     model: str | None = None

@@ -89,6 +89,14 @@ class Metrics:
         self._commands = self._histogram("command_seconds", "Sandboxed commands.", ["status"], _COMMANDS)
         self._errors = self._counter("port_errors", "Failures of what the agent stands on.", ["port", "error"])
         self._gate_waits = self._histogram("gate_wait_seconds", "Waits for room.", ["gate"], _WAITS)
+        self._github = self._counter(
+            "github_requests",
+            "Requests that GitHub answered, by whom they count for; 304: what was kept still holds.",
+            ["account", "kind", "status"],
+        )
+        self._github_waits = self._histogram(
+            "github_wait_seconds", "Waits at the gate before GitHub.", ["account"], _WAITS[:9]
+        )
 
     def _counter(self, name: str, text: str, labels: list[str]) -> Counter:
         return Counter(name, text, labels, namespace=NAMESPACE, registry=self.registry)
@@ -147,3 +155,10 @@ class Metrics:
 
     def gate_waited(self, gate: str, seconds: float) -> None:
         self._gate_waits.labels(gate).observe(seconds)
+
+    def forge_answered(self, account: str, kind: str, status: int) -> None:
+        """`account`: an installation, an App or a token's digest; `kind`: read, write or graphql."""
+        self._github.labels(account, kind, status).inc()
+
+    def forge_waited(self, account: str, seconds: float) -> None:
+        self._github_waits.labels(account).observe(seconds)

@@ -79,6 +79,14 @@ class Watch:
         """A trajectory that found room for its tokens, and how long there was none."""
         self.metrics.gate_waited("kv_tokens", waited)
 
+    def forge_answered(self, account: str, kind: str, status: int) -> None:
+        """GitHub's answer to a request that counts for `account`; 304: what was kept still holds."""
+        self.metrics.forge_answered(account, kind, status)
+
+    def forge_waited(self, account: str, seconds: float) -> None:
+        """At the gate before GitHub."""
+        self.metrics.forge_waited(account, seconds)
+
     def failed(self, error: BaseException) -> None:
         """What the agent stands on failed, and the run with it, or for now."""
         if isinstance(error, ModelUnavailable | ModelRejected):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -16,6 +17,7 @@ from pydantic import SecretStr
 
 from worker.adapters.forge.border import translated
 from worker.adapters.forge.client import ClientOptions, connect
+from worker.adapters.forge.passage import Passages
 from worker.errors import SettingsError
 
 _RENEW_BEFORE = timedelta(minutes=5)  # a push or a page of requests must not meet the end of its token
@@ -29,6 +31,9 @@ class Identity(Protocol):
 
     def login(self) -> str:
         """Under which name GitHub shows what we write."""
+
+    def account(self, repository: str, installation_id: int | None) -> str:
+        """Whose limits GitHub counts a request for `repository` against."""
 
     def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth: ...
 
@@ -46,20 +51,27 @@ class Identity(Protocol):
 class TokenIdentity:
     """A personal access token: as wide as its owner made it."""
 
-    def __init__(self, token: SecretStr, options: ClientOptions) -> None:
+    def __init__(self, token: SecretStr, options: ClientOptions, passages: Passages) -> None:
         if not token.get_secret_value().strip():
             raise SettingsError("the GitHub token is empty: set DEVSTRAL_FIX_GITHUB_TOKEN=github_pat_…")
         self._token = token
         self._options = options
+        self._passages = passages
+        digest = hashlib.sha256(token.get_secret_value().encode()).hexdigest()
+        self._account = f"token:{digest[:12]}"  # its owner's name would have to be asked for
         self._login: str | None = None
 
     def login(self) -> str:
         if self._login is None:
-            client = connect(Auth.Token(self._token.get_secret_value()), self._options)
+            auth = Auth.Token(self._token.get_secret_value())
+            client = connect(auth, self._options, self._passages.of(self._account))
             with translated("read the token's user"):
                 self._login = client.get_user().login
             client.close()
         return self._login
+
+    def account(self, repository: str, installation_id: int | None) -> str:  # noqa: ARG002
+        return self._account
 
     def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth:  # noqa: ARG002
         return Auth.Token(self._token.get_secret_value())
@@ -78,7 +90,7 @@ class AppIdentity:
     """A GitHub App. SettingsError when its key can't be read. Tokens live in memory only, until shortly before
     they expire (GitHub gives them an hour)."""
 
-    def __init__(self, app_id: int, private_key: Path, options: ClientOptions) -> None:
+    def __init__(self, app_id: int, private_key: Path, options: ClientOptions, passages: Passages) -> None:
         try:
             pem = private_key.read_text(encoding="ascii")
             serialization.load_pem_private_key(pem.encode(), password=None)
@@ -89,6 +101,7 @@ class AppIdentity:
             ) from error
         self._app = Auth.AppAuth(app_id, pem)
         self._options = options
+        self._passage = passages.of(f"app:{app_id}")
         self._lock = threading.Lock()
         self._login: str | None = None
         self._installations: dict[str, int] = {}
@@ -99,6 +112,9 @@ class AppIdentity:
             (slug,) = self._ask("read the App", "GET", "/app", ("slug",))
             self._login = f"{slug}[bot]"
         return self._login
+
+    def account(self, repository: str, installation_id: int | None) -> str:
+        return f"installation:{self._installation(repository) if installation_id is None else installation_id}"
 
     def api_auth(self, repository: str, installation_id: int | None) -> Auth.Auth:
         return _Renewed(lambda: self._token(repository, installation_id, API_PERMISSIONS))
@@ -149,7 +165,7 @@ class AppIdentity:
 
     def _ask(self, what: str, method: str, path: str, fields: tuple[str, ...], value: object = None) -> tuple[str, ...]:
         """The `fields` of the answer to a request made as the App itself."""
-        client = connect(self._app, self._options)
+        client = connect(self._app, self._options, self._passage)
         try:
             with translated(what):
                 # Raw, since PyGithub can't narrow a token to repositories.

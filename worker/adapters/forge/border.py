@@ -11,6 +11,7 @@ import requests
 from github import BadAttributeException, GithubException, RateLimitExceededException
 from github.GithubException import RateLimitExceededExceedsMaxWait
 
+from worker.adapters.forge.gate import GateShut
 from worker.errors import ForgeRefused, ForgeUnavailable
 
 SECONDARY_WAIT = 60.0  # GitHub's advice where a limit names no time
@@ -23,6 +24,8 @@ def translated(what: str) -> Iterator[None]:
         yield
     except GithubException as error:
         raise _translate(what, error) from error
+    except GateShut as shut:
+        raise ForgeUnavailable(f"{what}: {shut}", retry_after=shut.retry_after) from shut
     except requests.RequestException as error:  # also RetryError: the retries of a GET are used up
         raise ForgeUnavailable(f"{what}: GitHub can't be reached ({type(error).__name__})") from error
     except AssertionError as error:

@@ -64,7 +64,7 @@ class Checks(Connection):
             auth = self._identity.checks_auth(self._name, self._installation_id)
             if auth is None:
                 raise ForgeRefused("check runs are for Apps alone")
-            self._checks = connect(auth, self._options)
+            self._checks = connect(auth, self._options, self._passage)
         return self._checks
 
 

@@ -1,16 +1,19 @@
-"""PyGithub clients with our rules: only reads are retried, and no wait is longer than the cap."""
+"""PyGithub clients with our rules: only reads are retried, no wait is longer than the cap, and all pass the gate."""
 
 from __future__ import annotations
 
 import urllib.parse
-from typing import Any
+from typing import Any, Self
 
 from github import Auth, Consts, Github, GithubRetry
-from github.GithubException import RateLimitExceededExceedsMaxWait
+from github.GithubException import GithubException, RateLimitExceededExceedsMaxWait
+from github.Requester import HTTPRequestsConnectionClass, HTTPSRequestsConnectionClass, Requester
 from pydantic import Field
 
 from agent.types import Frozen
 from worker.adapters.forge.border import wait_asked_for
+from worker.adapters.forge.gate import GateShut
+from worker.adapters.forge.passage import GatedAdapter, Passage
 
 
 class ClientOptions(Frozen):
@@ -38,26 +41,90 @@ class ClientOptions(Frozen):
         )
 
 
-class CappedRetry(GithubRetry):
-    """Also caps Retry-After, which GithubRetry sleeps however long it is."""
+class GatedRetry(GithubRetry):
+    """Also caps Retry-After, which GithubRetry sleeps however long it is, and lets repeats pass the gate, too."""
+
+    def __init__(self, *, passage: Passage, **named: Any) -> None:
+        self.passage = passage
+        super().__init__(**named)
+
+    def new(self, **named: Any) -> Self:
+        return super().new(passage=self.passage, **named)
 
     def increment(
         self, method: str | None = None, url: str | None = None, response: Any = None, *rest: Any, **named: Any
     ) -> Any:
-        if response is not None and self.max_rate_limit_wait is not None:
-            wait = wait_asked_for({"retry-after": response.headers.get("Retry-After", "")})
-            if wait is not None and wait > self.max_rate_limit_wait:
-                response.drain_conn()
-                message = {"message": "asked to wait longer than we do"}
-                raise RateLimitExceededExceedsMaxWait(response.status, message, dict(response.headers), wait=wait)
-        return super().increment(method, url, response, *rest, **named)
+        method, url = method or "GET", url or "/"
+        try:
+            if response is not None:
+                self._heed(method, url, response)
+            again = super().increment(method, url, response, *rest, **named)
+            self.passage.enter(method, url)
+        except (GithubException, GateShut) as refused:
+            if isinstance(refused, RateLimitExceededExceedsMaxWait):
+                self.passage.limited(refused.wait or 0.0)
+            if response is not None:
+                response.drain_conn()  # else its connection is lost
+            raise
+        return again
+
+    def _heed(self, method: str, url: str, response: Any) -> None:
+        headers = {name.lower(): str(value) for name, value in response.headers.items()}
+        self.passage.answered(method, url, response.status, headers)
+        wait = wait_asked_for({"retry-after": headers.get("retry-after", "")})
+        if wait is not None and self.max_rate_limit_wait is not None and wait > self.max_rate_limit_wait:
+            message = {"message": "asked to wait longer than we do"}
+            raise RateLimitExceededExceedsMaxWait(response.status, message, dict(response.headers), wait=wait)
 
 
-def connect(auth: Auth.Auth, options: ClientOptions) -> Github:
+class _Gated:
+    """A connection of PyGithub's whose session asks through our adapter, where it belongs to a client of ours."""
+
+    retry: Any
+    pool_size: int
+    protocol: str
+    session: Any
+    adapter: Any
+
+    def pass_the_gate(self) -> None:
+        if isinstance(self.retry, GatedRetry):
+            self.adapter = GatedAdapter(
+                self.retry.passage,
+                max_retries=self.retry,
+                pool_connections=self.pool_size,
+                pool_maxsize=self.pool_size,
+            )
+            self.session.mount(f"{self.protocol}://", self.adapter)
+
+
+class _GatedHttp(_Gated, HTTPRequestsConnectionClass):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.pass_the_gate()
+
+
+class _GatedHttps(_Gated, HTTPSRequestsConnectionClass):
+    def __init__(self, *arguments: Any, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.pass_the_gate()
+
+
+def _inject() -> None:
+    """For all clients of the process; PyGithub offers no way for one. It takes injected classes for those of tests and
+    gives up keeping connections open, which is undone."""
+    Requester.injectConnectionClasses(_GatedHttp, _GatedHttps)
+    Requester._Requester__persist = True  # type: ignore[attr-defined]  # noqa: SLF001
+
+
+def connect(auth: Auth.Auth, options: ClientOptions, passage: Passage) -> Github:
     """A client for one thread. Its objects are lazy: nothing is fetched until an attribute is read."""
-    retry = CappedRetry(
+    _inject()
+    retry = GatedRetry(
+        passage=passage,
         total=options.retries,
         allowed_methods={"GET"},
+        status_forcelist=[429, *range(500, 600)],
+        respect_retry_after_header=False,  # the gate waits, once and for everybody
         backoff_factor=options.retry_backoff,
         max_rate_limit_wait=options.max_wait,
     )

@@ -16,6 +16,7 @@ from worker.adapters.forge.border import translated
 from worker.adapters.forge.checks import Checks
 from worker.adapters.forge.client import ClientOptions
 from worker.adapters.forge.issues import Issues
+from worker.adapters.forge.passage import Passages
 from worker.adapters.forge.pulls import Pulls
 from worker.adapters.forge.reviews import Reviews
 from worker.errors import ForgeRefused
@@ -28,27 +29,33 @@ _ROLES = ("admin", "maintain", "write", "triage", "read", "none")
 class GitHubForges:
     """Forges that share an identity and its tokens. Safe to use from several threads; a forge is for one."""
 
-    def __init__(self, identity: Identity, options: ClientOptions) -> None:
+    def __init__(self, identity: Identity, options: ClientOptions, passages: Passages) -> None:
         self._identity = identity
         self._options = options
+        self._passages = passages
 
     @classmethod
-    def for_app(cls, app_id: int, private_key: Path, options: ClientOptions | None = None) -> GitHubForges:
+    def for_app(
+        cls, app_id: int, private_key: Path, options: ClientOptions | None = None, passages: Passages | None = None
+    ) -> GitHubForges:
         """SettingsError when the key can't be read or is none."""
-        options = options or ClientOptions()
-        return cls(AppIdentity(app_id, private_key, options), options)
+        options, passages = options or ClientOptions(), passages or Passages()
+        return cls(AppIdentity(app_id, private_key, options, passages), options, passages)
 
     @classmethod
-    def for_token(cls, token: SecretStr, options: ClientOptions | None = None) -> GitHubForges:
+    def for_token(
+        cls, token: SecretStr, options: ClientOptions | None = None, passages: Passages | None = None
+    ) -> GitHubForges:
         """With a personal access token; SettingsError when it is empty."""
-        options = options or ClientOptions()
-        return cls(TokenIdentity(token, options), options)
+        options, passages = options or ClientOptions(), passages or Passages()
+        return cls(TokenIdentity(token, options, passages), options, passages)
 
     def open(self, repository: str, installation_id: int | None) -> Forge:
         """Asks GitHub nothing yet. Without an `installation_id` an App looks its own up when it first needs it."""
         if not _NAME.fullmatch(repository):
             raise ForgeRefused(f"not a repository name: {repository[:200]!r}")
-        return GitHubForge(repository, installation_id, self._identity, self._options)
+        passage = self._passages.of(lambda: self._identity.account(repository, installation_id))
+        return GitHubForge(repository, installation_id, self._identity, self._options, passage)
 
     def installed(self) -> Sequence[tuple[str, int]]:
         return self._identity.installed()

@@ -51,7 +51,7 @@ class Front:
             reply = self._repairs.after(request, self._forward(request))
         if request.method == "POST" and request.bare_path.endswith("/access_tokens") and reply.status == 201:
             self._register(json.loads(reply.body))
-        return reply
+        return self._repairs.conditional(request, reply)
 
     def _register(self, minted: dict[str, Any]) -> None:
         names = [repository["full_name"].lower() for repository in minted.get("repositories", [])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import urllib.parse
@@ -85,6 +86,22 @@ class Repairs:
         if request.method == "GET" and listed and reply.status == 404:
             return self._checks_of(request, listed[1], listed[2]) or reply
         return reply
+
+    def conditional(self, request: Request, reply: Reply) -> Reply:
+        """As "Best practices for using the REST API" says of conditional requests: an answer has an ETag, and one that
+        did not change since is 304, without a body. How long it may be kept, and that it depends on who asks, are the
+        headers of the examples in "Getting started with the REST API"."""
+        if request.method != "GET" or reply.status != 200:
+            return reply
+        who = request.headers.get("authorization", "").encode()
+        etag = f'W/"{hashlib.sha256(who + reply.body).hexdigest()}"'
+        own = {"cache-control": "private, max-age=60, s-maxage=60", "etag": etag, "vary": "Accept, Authorization"}
+        headers = [(name, value) for name, value in reply.headers if name.lower() not in own]
+        if request.headers.get("if-none-match") == etag:
+            self._traffic.repaired("not modified")
+            kept = [(name, value) for name, value in headers if name.lower() != "content-type"]
+            return Reply(304, [*kept, *own.items()])
+        return Reply(200, [*headers, *own.items()], reply.body)
 
     def _checks_of(self, request: Request, repository: str, head: str) -> Reply | None:
         """As "List check runs for a Git reference": emulate does not know commits that were pushed over git."""
