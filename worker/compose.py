@@ -23,6 +23,7 @@ from worker.errors import SettingsError
 from worker.observe import Metrics, Tracing, Watch
 from worker.profiles import profile
 from worker.runs.accounts import DayLimits
+from worker.runs.caps import Caps
 from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 
@@ -186,6 +187,10 @@ def day_limits(settings: Settings) -> DayLimits:
         installation=settings.budget_installation_usd_per_day,
         everything=settings.budget_global_usd_per_day,
     )
+
+
+def caps(settings: Settings) -> Caps:
+    return Caps(open=settings.max_open_pull_requests, day=settings.max_pull_requests_per_day)
 
 
 def make_watch(settings: Settings, role: str) -> Watch:

@@ -61,6 +61,7 @@ def _default(process: Process) -> Duty:
         repository_slots=settings.repository_slots,
         days=compose.day_limits(settings),
         quarantine_hours=settings.quarantine_hours,
+        caps=compose.caps(settings),
         watch=process.watch,
     )
     reconcile = Reconcile(store=process.store, forges=forges, send=process.send, label=settings.trigger_label)
@@ -84,6 +85,7 @@ def _default(process: Process) -> Duty:
             lease_seconds=settings.lease_seconds,
             check_runs=settings.check_runs,
             labels=labels,
+            caps=compose.caps(settings),
             watch=process.watch,
         ),
         wakes.TELL: Tell(store=process.store, forges=forges, labels=labels),

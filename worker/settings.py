@@ -148,6 +148,10 @@ class Settings(BaseSettings):
         default=60, ge=0, description="how long trajectories may take to reach the end of their step after SIGTERM"
     )
     state_labels: bool = Field(default=True, description="show a run's state as a label on its issue")
+    max_open_pull_requests: int = Field(
+        default=10, ge=0, description="of ours in one repository; what is over it waits; 0: no cap"
+    )
+    max_pull_requests_per_day: int = Field(default=20, ge=0, description="the same, made in one UTC day; 0: no cap")
     check_runs: bool = Field(default=True, description="show the evidence as a check run, where an App may")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
 

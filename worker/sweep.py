@@ -8,8 +8,20 @@ from dataclasses import dataclass, field
 
 from worker import wakes
 from worker.observe import Watch
-from worker.runs import budget_words, budgets, notifications, progress, quarantine, remarks, requests, setups, states
+from worker.runs import (
+    budget_words,
+    budgets,
+    caps,
+    notifications,
+    progress,
+    quarantine,
+    remarks,
+    requests,
+    setups,
+    states,
+)
 from worker.runs.accounts import DayLimits
+from worker.runs.caps import Caps
 from worker.store import lane_upkeep, lanes, queries
 from worker.store.models import Run, RunState
 from worker.store.session import Store
@@ -26,6 +38,7 @@ class Sweep:
     repository_slots: int = lanes.REPOSITORY_SLOTS
     days: DayLimits = field(default_factory=DayLimits)
     quarantine_hours: float = 24.0
+    caps: Caps = field(default_factory=Caps)
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self) -> None:
@@ -37,6 +50,7 @@ class Sweep:
             self._mind_money,
             self._mend_lanes,
             self._see_to_remarks,
+            self._let_go,
             self._announce,
         ):
             try:
@@ -88,6 +102,15 @@ class Sweep:
         with self.store.transaction() as session:
             for kept in quarantine.judge(session, hours=self.quarantine_hours):
                 log.warning("quarantined", extra={"repository": kept.repository, "issue": kept.issue_number})
+
+    def _let_go(self) -> None:
+        """Changes that a cap held. What is let go is announced with the rest."""
+        with self.store.transaction() as session:
+            caps.release_all(session, self.caps)
+        with self.store.transaction() as session:
+            looked_at = caps.due(session)
+        for run_id in looked_at:
+            self.send(wakes.deliver(run_id))
 
     def _announce(self) -> None:
         """Each of these is due again only after a while, which doubles as long as nobody takes it."""

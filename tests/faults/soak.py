@@ -232,7 +232,7 @@ def soak(root: Path, *, runs: int, seconds: float, seed: int | None) -> Iterator
     logging.getLogger("worker.supervisor").setLevel(logging.ERROR)  # restarts are what the soak is about
     started, why, findings = time.monotonic(), "", Findings()
     with Site(root) as site:
-        settings = {"MAX_ATTEMPTS": ATTEMPTS}
+        settings = {"MAX_ATTEMPTS": ATTEMPTS, "MAX_OPEN_PULL_REQUESTS": "0", "MAX_PULL_REQUESTS_PER_DAY": "0"}
         programs = children(site.port, log_dir=root / "logs")
         programs.append(Child("gpu-2", ["work", "--role", "gpu"], root / "logs" / "gpu-2.log"))
         with Supervisor(programs, env=site.env(settings), cwd=root, grace=20) as supervisor:

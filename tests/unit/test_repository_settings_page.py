@@ -8,6 +8,7 @@ from pathlib import Path
 import yaml
 
 from agent.types import Limits
+from worker.settings import Settings
 from worker.stages.config import RepositoryConfig, RunLimits, parse
 
 TEXT = (Path(__file__).resolve().parents[2] / "docs" / "repository-settings.md").read_text(encoding="utf-8")
@@ -25,6 +26,8 @@ def test_the_defaults_are_those_of_the_code() -> None:
         assert float(ROWS[name]) == RepositoryConfig.model_fields[name].default
     for name in ("allow_workflow_changes", "allow_binary_files"):
         assert ROWS[name] == f"`{str(RepositoryConfig.model_fields[name].default).lower()}`"
+    for name in ("max_open_pull_requests", "max_pull_requests_per_day"):
+        assert ROWS[name] == f"the operator's ({Settings.model_fields[name].default})"
     for name in RunLimits.model_fields:
         (said,) = re.findall(r"\(([0-9.]+)\)", ROWS[f"limits.{name}"])
         assert float(said) == getattr(Limits(), name)

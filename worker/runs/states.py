@@ -21,6 +21,7 @@ from worker.runs import attempts, batches, notifications
 from worker.runs.notifications import Kind
 from worker.store import lanes, switches
 from worker.store.attempts import AttemptEnd, AttemptStage
+from worker.store.backoff import next_announcement
 from worker.store.base import Base
 from worker.store.models import Run, RunState
 
@@ -71,7 +72,7 @@ def _write(run_id: UUID, to: RunState, where: ColumnElement[bool], values: Mappi
     released = {} if to is S.RUNNING else {"lease_owner": None, "lease_expires_at": None}
     stamps: dict[str, Any] = {}
     if to in FINAL:
-        stamps["finished_at"] = func.now()
+        stamps["finished_at"], stamps["held_reason"] = func.now(), None
     elif to is S.CONCLUDED:
         stamps["concluded_at"] = func.now()
         stamps["attempt"] = 0  # each stage has all its tries; the history keeps every one
@@ -221,6 +222,7 @@ def claim_stage(session: Session, run_id: UUID, stage: Stage, *, owner: str, sec
         .where(
             Run.id == run_id,
             Run.state == S.CONCLUDED,
+            Run.held_reason.is_(None),
             ready,
             or_(Run.not_before.is_(None), Run.not_before <= func.now()),
             Run.lease_owner.is_(None),
@@ -254,7 +256,14 @@ def finish_verify(session: Session, lease: Lease, **values: Any) -> None:
     attempts.end(session, [lease.run_id], AttemptEnd.VERIFIED, reason=values.get("reason"))
 
 
-def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float, counts: bool) -> None:
+def hold_stage(session: Session, lease: Lease, *, held_reason: str) -> None:
+    """Give a later stage back until what holds it passes; no attempt is counted. LeaseLost when it is gone."""
+    values = {"lease_owner": None, "lease_expires_at": None, "held_reason": held_reason, "announced": 0}
+    write(session, lease, **values, publish_after=next_announcement(0))
+    attempts.end(session, [lease.run_id], AttemptEnd.GIVEN_BACK, reason=held_reason)
+
+
+def hand_back_stage(session: Session, lease: Lease, *, reason: str | None, wait: float, counts: bool) -> None:
     """Give a later stage back for another try in `wait` seconds; `counts` as an attempt when the failure was ours."""
     later = func.now() + timedelta(seconds=wait)
     write(

@@ -60,6 +60,10 @@ class RepositoryConfig(Frozen):
         default=(), max_length=100, description="globs of paths that a change must not touch; * matches / too"
     )
 
+    max_open_pull_requests: int | None = Field(
+        default=None, gt=0, description="of this service at once; never more than the operator allows"
+    )
+    max_pull_requests_per_day: int | None = Field(default=None, gt=0, description="the same, made in one UTC day")
     max_changed_files: int = Field(default=100, gt=0, le=10_000)
     max_changed_lines: int = Field(default=10_000, gt=0, le=1_000_000)
 

@@ -21,8 +21,9 @@ from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
 from worker.runs import budget_words, states
+from worker.runs.caps import WITH_PULL_REQUEST, Caps, OverCap
 from worker.runs.states import Lease
-from worker.stages import labels, large_files
+from worker.stages import capped, labels, large_files
 from worker.stages.answering import answer
 from worker.stages.edge import last_words, unless_lost
 from worker.stages.forge import Forge, Forges
@@ -30,7 +31,7 @@ from worker.stages.labels import Label, StateLabels
 from worker.stages.ports import Repositories
 from worker.stages.publishing import Publication
 from worker.stages.result import read
-from worker.stages.status import WITH_PULL_REQUEST, delivered, ended, queued, set_status
+from worker.stages.status import delivered, ended, queued, set_status
 from worker.stages.tidying import after_the_end
 from worker.store import queries
 from worker.store.models import Run, RunKind, RunState
@@ -56,10 +57,12 @@ class Deliver:
     lease_seconds: float
     check_runs: bool = True
     labels: StateLabels | None = None
+    caps: Caps = field(default_factory=Caps)
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self, run_id: UUID) -> None:
         with logs.bound(run_id=run_id):
+            capped.look_again(self.store, self.forges, run_id, self.caps)
             with self.store.transaction() as session:
                 lease = states.claim_stage(session, run_id, "deliver", owner=owner_name(), seconds=self.lease_seconds)
                 run = queries.run(session, run_id)
@@ -78,6 +81,8 @@ class Deliver:
                     self.watch.lease_lost()
                     log.warning("lease_lost", extra={"why": str(lost)})
                     self._after_loss(run_id)
+                except OverCap as over:
+                    self._hold(lease, over)
                 except ShuttingDown as error:
                     self._hand_on(lease, str(error))
                 except Transient as error:
@@ -105,6 +110,7 @@ class Deliver:
                 patch=result.patch,
                 outcome=run.outcome,
                 check_runs=self.check_runs,
+                caps=self.caps,
             )()
             if run.head_commit is not None:
                 changed = self.repositories.patch(git_dir, run.head_commit, result.patch.tree)
@@ -133,6 +139,12 @@ class Deliver:
         log.info("run_delivered", extra={"outcome": run.outcome.value, "pull_request": url})
         self.watch.ended(state="delivered", outcome=run.outcome, kind=run.kind.value, profile=run.profile)
         return url
+
+    def _hold(self, lease: Lease, over: OverCap) -> None:
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+        with unless_lost():
+            capped.hold(self.store, self.forges.open(run.repository, run.installation_id), lease, run, over)
 
     def _after_loss(self, run_id: UUID) -> None:
         """Cancelled in the middle: who cancelled may have told the issue before our pull request was there."""

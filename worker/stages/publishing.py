@@ -12,7 +12,8 @@ from agent.evidence import Verdict
 from agent.outcome import Outcome, Patch
 from worker.errors import ForgeRefused, ForgeUnavailable, RepositoryRefused
 from worker.holding import Holding
-from worker.runs import states
+from worker.runs import caps, states
+from worker.runs.caps import Caps
 from worker.runs.states import Lease
 from worker.stages import pull_request_text, texts
 from worker.stages.forge import Forge, PullRequestRef
@@ -36,7 +37,7 @@ class Published:
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """Of one run's change, by whoever holds its lease."""
+    """Of one run's change, by whoever holds its lease. OverCap where there is no place for another pull request."""
 
     store: Store
     repositories: Repositories
@@ -48,6 +49,7 @@ class Publication:
     patch: Patch
     outcome: Outcome
     check_runs: bool
+    caps: Caps
 
     def __call__(self) -> Published:
         head = self._push()
@@ -95,6 +97,7 @@ class Publication:
         self.holding.check()
         with self.store.transaction() as session:  # before the push: whatever becomes of this run, it is known as ours
             states.write(session, self.lease, lease_owner=self.lease.owner)
+            caps.take_place(session, run, self.caps)
             queries.note_push(session, run_id=run.id, repository=run.repository, branch=run.branch, commit=commit)
         repositories.push(self.git_dir, url=url, commit=commit, branch=run.branch, expected=there, token=token)
         return commit

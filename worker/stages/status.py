@@ -10,17 +10,15 @@ from contextlib import suppress
 
 from sqlalchemy.orm import Session
 
-from agent.outcome import Outcome
 from worker import money
 from worker.errors import ForgeRefused
-from worker.runs import budget_words, pausing, progress, queue_position
+from worker.runs import budget_words, caps, pausing, progress, queue_position
+from worker.runs.caps import WITH_PULL_REQUEST
 from worker.stages import result, texts
 from worker.stages.forge import Comment, Forge
 from worker.stages.result import Result
 from worker.store import queries
 from worker.store.models import Run, RunState
-
-WITH_PULL_REQUEST = frozenset({Outcome.FIXED, Outcome.PARTIAL})
 
 
 def set_status(
@@ -70,6 +68,9 @@ def _working(session: Session, run: Run, notes: Sequence[str]) -> str:
 
 
 def _checking(run: Run, notes: Sequence[str]) -> str:
+    if run.held_reason is not None and run.outcome is not None:
+        headline = f"{run.outcome.value}; the change waits."
+        return texts.status(run.place, run.id, headline, [caps.words(run.held_reason), *notes, texts.HOW_TO_STOP])
     headline = f"the agent has ended ({run.exit_status or 'without a word'}); what it left is being checked."
     return texts.status(run.place, run.id, headline, [*notes, texts.HOW_TO_STOP])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, case, func, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -123,8 +123,9 @@ def seconds_since_receipt(session: Session, delivery_id: UUID) -> float:
 
 
 def seconds_since_conclusion(session: Session, run_id: UUID) -> float:
-    """By the database's clock; the transaction's moment, as all times that are compared with it."""
-    since = func.now() - func.coalesce(Run.concluded_at, Run.queued_at)
+    """By the database's clock; the transaction's moment, as all times that are compared with it. What it was held for
+    does not count: `deliver_after` is when it was let go."""
+    since = func.now() - func.greatest(func.coalesce(Run.concluded_at, Run.queued_at), Run.deliver_after)
     return float(session.execute(select(func.extract("epoch", since)).where(Run.id == run_id)).scalar_one())
 
 
@@ -164,6 +165,10 @@ def upsert_pull_request(session: Session, **values: Any) -> None:
             index_elements=[PullRequest.repository, PullRequest.branch],
             set_={
                 **{k: statement.excluded[k] for k in ("run_id", "number", "url", "state", "draft", "head_commit")},
+                # Another one of the same branch was made now, and counts for today.
+                "created_at": case(
+                    (PullRequest.number == statement.excluded.number, PullRequest.created_at), else_=func.now()
+                ),
                 "updated_at": func.now(),
             },
         )
