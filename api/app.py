@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import hmac
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from uuid import UUID
@@ -140,8 +140,27 @@ def build(settings: Settings) -> FastAPI:
     return app
 
 
+def _secrets(settings: Settings) -> list[bytes]:
+    """What a webhook may be signed with, the newest first: two while the secret is being rotated."""
+    if settings.webhook_secret is None:
+        return []
+    known = (settings.webhook_secret, settings.webhook_secret_previous)
+    return [secret.get_secret_value().encode() for secret in known if secret is not None]
+
+
+def _parsed(
+    headers: Mapping[str, str], body: bytes, secrets: Sequence[bytes], names: Names
+) -> webhooks.Received | webhooks.Rejected:
+    """By the first secret that it is signed with."""
+    for secret in secrets[:-1]:
+        parsed = webhooks.parse(headers, body, secret=secret, names=names)
+        if not (isinstance(parsed, webhooks.Rejected) and parsed.status == 401):
+            return parsed
+    return webhooks.parse(headers, body, secret=secrets[-1], names=names)
+
+
 def add_routes(app: FastAPI, store: Store, settings: Settings) -> None:
-    secret = settings.webhook_secret.get_secret_value() if settings.webhook_secret else ""
+    secrets = _secrets(settings)
     token = settings.api_token.get_secret_value() if settings.api_token else None
     names = Names(trigger_label=settings.trigger_label, mention=settings.mention)
 
@@ -151,13 +170,13 @@ def add_routes(app: FastAPI, store: Store, settings: Settings) -> None:
         return JSONResponse({"detail": "temporarily unavailable"}, 503, headers={"Retry-After": "5"})
 
     async def github(request: Request) -> Response:
-        if not secret:
+        if not secrets:
             raise HTTPException(404, "webhooks are off: DEVSTRAL_FIX_WEBHOOK_SECRET is not set")
         body = await capped_body(request, settings.webhook_max_bytes)
         return await run_in_threadpool(accept, request.headers, body)
 
     def accept(headers: Mapping[str, str], body: bytes) -> Response:
-        parsed = webhooks.parse(headers, body, secret=secret.encode(), names=names)
+        parsed = _parsed(headers, body, secrets, names)
         if isinstance(parsed, webhooks.Rejected):
             raise HTTPException(parsed.status, parsed.message)
         created = app.state.receiver.receive(parsed)

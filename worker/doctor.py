@@ -63,6 +63,7 @@ class Facts:
     python: tuple[int, ...] = (0,)
     services: Mapping[str, str | None] = field(default_factory=dict)
     details: Mapping[str, str] = field(default_factory=dict)
+    github: tuple[Finding, ...] = ()  #: what GitHub says of our account there, where one is configured
     sandbox: str = "bwrap"  #: the backend that `levels` was tried with
     schema: tuple[str | None, str] | None = None
     pauses: tuple[Pause, ...] = ()
@@ -106,6 +107,7 @@ def judge(facts: Facts, wanted: Isolation) -> Report:
         python(facts),
         node(facts),
         *services(facts),
+        *facts.github,
         *paused(facts),
         *missing_workers(facts),
         disk(facts),

@@ -19,8 +19,9 @@ from worker import compose
 from worker.adapters.models import dialects
 from worker.adapters.models.address import check_address
 from worker.adapters.sandbox.probe import probe
+from worker.connecting import check
 from worker.demo.node import node_command
-from worker.doctor import SYSCTLS, Facts
+from worker.doctor import SYSCTLS, Facts, Finding
 from worker.errors import ServiceError, Transient
 from worker.runs import pausing, workforce
 from worker.settings import Settings
@@ -58,6 +59,7 @@ def examine(settings: Settings) -> Facts:
         python=sys.version_info[:3],
         services=services,
         details=details,
+        github=_asked(settings, services),
         schema=schema,
         **_service(settings, schema),
         disk_free=_disk_free(place),
@@ -254,7 +256,7 @@ def _github(settings: Settings, services: dict[str, str | None], details: dict[s
     if settings.github_app_id is None:
         if settings.github_token is not None:
             services["github"] = None
-            details["github"] = "a personal token; not tried"
+            details["github"] = "a personal token"
         return
     path = settings.github_app_key_file
     if path is None:
@@ -267,6 +269,11 @@ def _github(settings: Settings, services: dict[str, str | None], details: dict[s
         return
     services["github"] = None if b"PRIVATE KEY-----" in pem else "the App's key file is no PEM private key"
     details["github"] = f"App {settings.github_app_id}, its key is readable"
+
+
+def _asked(settings: Settings, services: dict[str, str | None]) -> tuple[Finding, ...]:
+    """GitHub itself is asked only as somebody; nothing is changed there."""
+    return tuple(check.findings(settings)) if services.get("github", "") is None else ()
 
 
 def _there(folder: Path) -> Path | None:

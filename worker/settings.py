@@ -70,8 +70,16 @@ class Settings(BaseSettings):
     data_dir: Path = Field(default=Path(".devstral-fix"), description="mirrors, workspaces, embedded servers")
 
     webhook_secret: SecretStr | None = Field(default=None, description="unset or empty: the webhook endpoint is off")
+    webhook_secret_previous: SecretStr | None = Field(
+        default=None, description="accepted, too, while the secret is being rotated"
+    )
     webhook_max_bytes: int = Field(
         default=25 * 1024 * 1024, gt=0, le=25 * 1024 * 1024, description="GitHub sends no larger event"
+    )
+    public_url: str | None = Field(
+        default=None,
+        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
+        description="where GitHub and people reach this service",
     )
     api_token: SecretStr | None = Field(default=None, description="unset or empty: the REST API is off")
     trigger_label: str = Field(default="devstral-fix", min_length=1)

@@ -63,6 +63,16 @@ def deliveries(store):
         return session.scalars(select(Delivery)).all()
 
 
+def test_both_secrets_are_accepted_while_one_is_rotated(store, redis_url):
+    with TestClient(build(make_settings(store, redis_url, webhook_secret_previous="before"))) as client:
+        assert [post(client, event(), secret=s).status_code for s in (SECRET, "before", "never")] == [202, 202, 401]
+    with TestClient(build(make_settings(store, redis_url))) as client:
+        assert post(client, event(), secret="before").status_code == 401
+    only = make_settings(store, redis_url, webhook_secret=None, webhook_secret_previous="before")
+    with TestClient(build(only)) as client:
+        assert post(client, event(), secret="before").status_code == 404
+
+
 def test_a_signed_request_is_stored_and_wakes_the_queue(client, store, redis_url):
     import redis
 

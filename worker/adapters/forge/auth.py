@@ -26,6 +26,19 @@ API_PERMISSIONS = {"contents": "read", "issues": "write", "metadata": "read", "p
 CHECKS_PERMISSIONS = {"checks": "write", "metadata": "read"}
 
 
+def read_key(file: Path) -> str:
+    """An App's private key as PEM; SettingsError when the file can't be read or holds none."""
+    try:
+        pem = file.read_text(encoding="ascii")
+        serialization.load_pem_private_key(pem.encode(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(
+            f"the GitHub App's private key {file} can't be used ({error}): "
+            "set DEVSTRAL_FIX_GITHUB_APP_KEY_FILE=/path/to/key.pem"
+        ) from error
+    return pem
+
+
 class Identity(Protocol):
     """Safe to use from several threads."""
 
@@ -91,15 +104,7 @@ class AppIdentity:
     they expire (GitHub gives them an hour)."""
 
     def __init__(self, app_id: int, private_key: Path, options: ClientOptions, passages: Passages) -> None:
-        try:
-            pem = private_key.read_text(encoding="ascii")
-            serialization.load_pem_private_key(pem.encode(), password=None)
-        except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            raise SettingsError(
-                f"the GitHub App's private key {private_key} can't be used ({error}): "
-                "set DEVSTRAL_FIX_GITHUB_APP_KEY_FILE=/path/to/key.pem"
-            ) from error
-        self._app = Auth.AppAuth(app_id, pem)
+        self._app = Auth.AppAuth(app_id, read_key(private_key))
         self._options = options
         self._passage = passages.of(f"app:{app_id}")
         self._lock = threading.Lock()

@@ -116,7 +116,7 @@ def _inject() -> None:
     Requester._Requester__persist = True  # type: ignore[attr-defined]  # noqa: SLF001
 
 
-def connect(auth: Auth.Auth, options: ClientOptions, passage: Passage) -> Github:
+def connect(auth: Auth.Auth | None, options: ClientOptions, passage: Passage) -> Github:
     """A client for one thread. Its objects are lazy: nothing is fetched until an attribute is read."""
     _inject()
     retry = GatedRetry(

@@ -21,6 +21,7 @@ from typing import Any, Self
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
+from worker.demo.github_double.apps import Apps
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.github_double.emulator import Emulator, create_private
 from worker.demo.github_double.faults import Fault, Logged, Traffic
@@ -100,8 +101,21 @@ class GitHubDouble:
         self.emulator_pid = emulator.pid
 
     def _repair(self, forward: Callable[[Request], Reply]) -> Repairs:
-        self._repairs = Repairs(forward, self.repositories, self._traffic, self.admin_token)
+        self.apps = Apps(forward, self._hop, self._traffic, self._app)
+        self._repairs = Repairs(forward, self.repositories, self._traffic, self.admin_token, self.apps)
         return self._repairs
+
+    def _app(self) -> dict[str, Any]:
+        """What the conversion of a manifest answers."""
+        return {
+            "id": self.app_id,
+            "slug": self.app_slug,
+            "html_url": f"{self.api_url}/apps/{self.app_slug}",
+            "pem": self.private_key_path.read_text(encoding="ascii"),
+            "webhook_secret": self.webhook_secret,
+            "client_id": "Iv1.double",
+            "client_secret": secrets.token_hex(20),
+        }
 
     def __enter__(self) -> Self:
         return self
@@ -177,7 +191,7 @@ class GitHubDouble:
             "content-type": "application/json",
             "user-agent": "GitHub-Hookshot/double",
             "x-github-event": event,
-            "x-hub-signature-256": sign(self.webhook_secret.encode(), body),
+            "x-hub-signature-256": sign((self.apps.secret or self.webhook_secret).encode(), body),
         }
         return self._hop.send(guid or str(uuid.uuid4()), headers, body)
 

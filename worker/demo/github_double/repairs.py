@@ -9,6 +9,7 @@ import urllib.parse
 from collections.abc import Callable
 from typing import Any
 
+from worker.demo.github_double.apps import Apps
 from worker.demo.github_double.bare import BareRepositories
 from worker.demo.github_double.faults import Traffic
 from worker.demo.github_double.installations import Installations
@@ -41,6 +42,7 @@ class Repairs:
         repositories: BareRepositories,
         traffic: Traffic,
         admin_token: str,
+        apps: Apps,
     ) -> None:
         self._forward = forward
         self._as_admin = {"authorization": f"token {admin_token}", "content-type": "application/json"}
@@ -50,6 +52,7 @@ class Repairs:
         self.threads = Threads(forward, traffic)
         self._statuses = Statuses(repositories, traffic)
         self._installations = Installations(forward, traffic, repositories, self._as_admin)
+        self._apps = apps
         self._checks: dict[tuple[str, str], list[Any]] = {}  # what emulate made for commits that it does not know
 
     def before(self, request: Request) -> Reply | None:
@@ -65,7 +68,7 @@ class Repairs:
         place = self._reactions.place(request)
         if place is not None:
             return self._react(request, place)
-        parts = (self.threads, self._statuses, self._installations)
+        parts = (self.threads, self._statuses, self._installations, self._apps)
         return next((reply for part in parts if (reply := part.answer(request)) is not None), None)
 
     def _react(self, request: Request, place: str) -> Reply:
