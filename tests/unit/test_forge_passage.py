@@ -8,7 +8,7 @@ import time
 import pytest
 
 from worker.adapters.forge.gate import Gate, GateShut, Price, Rates
-from worker.adapters.forge.passage import Kept, Passages, price
+from worker.adapters.forge.passage import GatedAdapter, Kept, Passages, price
 
 READ, WRITE, DELETE = Price(points=1, content=False), Price(points=5, content=True), Price(points=5, content=False)
 QUERY, MUTATION = json.dumps({"query": "query { viewer { login } }"}), json.dumps({"query": "mutation { a }"}).encode()
@@ -49,6 +49,16 @@ def test_what_is_kept_is_bounded_and_the_least_used_goes_first() -> None:
     kept.delete(("a", "1"))
     kept.delete(("a", "1"))
     assert kept.size == 0
+
+
+def test_accounts_do_not_see_what_others_keep() -> None:
+    """A server may leave out `Vary: Authorization`."""
+    kept = Kept()
+    ann, ben = (GatedAdapter(Passages(kept=kept).of(account)).cache for account in ("ann", "ben"))
+    ann.set("https://github.example/a", b"ann's")
+    assert ben.get("https://github.example/a") is None
+    ben.delete("https://github.example/a")
+    assert ann.get("https://github.example/a") == b"ann's"
 
 
 def test_points_and_content_run_out_apart() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import urllib.parse
 from typing import Any, Self
 
@@ -109,6 +110,7 @@ class _GatedHttps(_Gated, HTTPSRequestsConnectionClass):
         self.pass_the_gate()
 
 
+@functools.cache
 def _inject() -> None:
     """For all clients of the process; PyGithub offers no way for one. It takes injected classes for those of tests and
     gives up keeping connections open, which is undone."""
