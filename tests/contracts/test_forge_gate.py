@@ -104,6 +104,8 @@ def calls(asking: Asking) -> dict[str, Callable[[], object]]:
         "login": forge.login,
         "repository": forge.repository,
         "issue": lambda: forge.issue(1),
+        "labelled": lambda: forge.labelled("seen"),
+        "labelled_by": lambda: forge.labelled_by(1, "seen"),
         "permission": lambda: forge.permission("octo-admin"),
         "create_comment": lambda: forge.create_comment(1, "<!-- m -->"),
         "find_comment": lambda: forge.find_comment(1, "<!-- m -->"),
@@ -113,6 +115,8 @@ def calls(asking: Asking) -> dict[str, Callable[[], object]]:
         "find_pull_request": lambda: forge.find_pull_request(branch),
         "open_pull_request": opened,
         "pull_request": lambda: forge.pull_request(pull[0]),
+        "request_review": lambda: forge.request_review(pull[0], "octo-admin"),
+        "set_status": lambda: forge.set_status(head, context="c", description="d"),
         "review": reviewed,
         "thread": lambda: forge.thread(pull[0], remarks[0]),
         "reply": lambda: forge.reply(pull[0], remarks[0], "Done."),
@@ -144,6 +148,12 @@ def test_nothing_goes_around_the_gate(asking: Asking) -> None:
         if not asked:
             silent.add(name)
     assert silent <= ({"login"} if asking.is_app else {"git_token", "create_check_run", "find_check_run", "login"})
+
+
+def test_the_list_of_installations_passes_too(asking: Asking) -> None:
+    asked = asking.requests(asking.forges.installed)
+    assert len(asking.gate.entered) == len(asked)
+    assert bool(asked) is asking.is_app
 
 
 def test_requests_count_for_whom_github_counts_them(asking: Asking) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select, text, update
 
 from agent.outcome import Outcome
 from tests.integration.test_deliver import NAME, World
+from worker import wakes
 from worker.errors import ForgeUnavailable
 from worker.runs import caps, requests, states
 from worker.runs.caps import DAY, OPEN, Caps, OverCap
@@ -45,10 +46,10 @@ class Capped(World):
         """One pass of the sweep, and every delivery that it asks for."""
         sent = []
         Sweep(store=self.store, send=sent.append, caps=self.limits)()
-        for wake in sent:
-            if wake.task.endswith("deliver"):
-                self.deliver(wake.id)
-        return [wake.id for wake in sent]
+        asked = [wake.id for wake in sent if wake.task == wakes.DELIVER]
+        for run_id in asked:
+            self.deliver(run_id)
+        return asked
 
     def close(self, run_id, *, told):
         """A person closes the pull request of a run; `told`: the event reached us."""

@@ -106,6 +106,7 @@ class AppIdentity:
     def __init__(self, app_id: int, private_key: Path, options: ClientOptions, passages: Passages) -> None:
         self._app = Auth.AppAuth(app_id, read_key(private_key))
         self._options = options
+        self._passages = passages
         self._passage = passages.of(f"app:{app_id}")
         self._lock = threading.Lock()
         self._login: str | None = None
@@ -132,7 +133,10 @@ class AppIdentity:
 
     def installed(self) -> Sequence[tuple[str, int]]:
         found: list[tuple[str, int]] = []
-        with closing(connect(self._app, self._options)) as client, translated("list the App's installations"):
+        with (
+            closing(connect(self._app, self._options, self._passage)) as client,
+            translated("list the App's installations"),
+        ):
             for installation in _pages(client, "/app/installations"):
                 if installation.get("suspended_at") is None:
                     found += self._repositories_of(client, int(installation["id"]))
@@ -141,7 +145,8 @@ class AppIdentity:
     def _repositories_of(self, client: Github, installation: int) -> list[tuple[str, int]]:
         path = f"/app/installations/{installation}/access_tokens"
         _, data = client.requester.requestJsonAndCheck("POST", path, input={"permissions": {"metadata": "read"}})
-        with closing(connect(Auth.Token(data["token"]), self._options)) as inside:
+        passage = self._passages.of(f"installation:{installation}")
+        with closing(connect(Auth.Token(data["token"]), self._options, passage)) as inside:
             listed = _pages(inside, "/installation/repositories", key="repositories")
             return [(one["full_name"], installation) for one in listed if not one.get("archived")]
 
