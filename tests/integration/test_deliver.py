@@ -24,6 +24,7 @@ from worker.stages import deliver, texts
 from worker.stages.deliver import Deliver
 from worker.stages.ports import Blocked
 from worker.stages.setup import named, report
+from worker.store.attempts import Attempt
 from worker.store.models import PullRequest, Run, RunState
 from worker.store.money import Account, Scope
 from worker.store.room import today
@@ -201,9 +202,13 @@ def test_a_lost_answer_doubles_nothing(world, faults):
         if run.state is RunState.DELIVERED:
             break
         assert (run.state, run.attempt) == (RunState.CONCLUDED, 0), "GitHub's absence is not our attempt"
-        assert "502" in (run.reason or "")
+        assert run.reason == "shown", "the outcome's reason is not lost to GitHub's absence"
+        with world.store.transaction() as session:
+            last = session.scalars(select(Attempt).order_by(Attempt.id.desc())).first()
+        assert "502" in last.reason
         world.again()
     world.delivered_once()
+    assert "shown" in world.github.pull_requests[0].body
 
 
 def test_a_crash_between_push_and_pull_request_is_finished_by_the_next_worker(world, monkeypatch):

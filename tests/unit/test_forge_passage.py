@@ -75,6 +75,13 @@ def test_points_and_content_run_out_apart() -> None:
     gate.enter("b", WRITE)  # another account has its own
 
 
+def test_fewer_points_than_a_write_costs_let_one_through() -> None:
+    gate = Gate(Rates(content_per_minute=0, content_per_hour=0, points_per_minute=3), max_wait=0)
+    gate.enter("a", WRITE)
+    with pytest.raises(GateShut, match="3 points per minute"):
+        gate.enter("a", READ)
+
+
 def test_an_hour_is_a_limit_of_its_own() -> None:
     gate = Gate(Rates(content_per_minute=0, content_per_hour=1, points_per_minute=0), max_wait=0)
     gate.enter("a", WRITE)

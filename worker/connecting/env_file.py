@@ -71,6 +71,6 @@ def put(path: Path, text: str) -> None:
 def _quoted(value: str) -> str:
     if _PLAIN.fullmatch(value):
         return value
-    if "'" in value or "\n" in value or "\\" in value:
-        raise SettingsError("a value with quotes, backslashes or line ends can't be written to a file of settings")
+    if any(sign in value for sign in ("'", "\n", "\r", "\\", "${")):  # what quotes don't hold
+        raise SettingsError("a value with quotes, backslashes, ${ or line ends can't be written to a file of settings")
     return f"'{value}'"

@@ -72,7 +72,10 @@ def code_of(pasted: str, state: str) -> str | None:
     text = pasted.strip()
     if _CODE.fullmatch(text):
         return text
-    given = parse_qs(urlsplit(text).query)
+    try:
+        given = parse_qs(urlsplit(text).query)
+    except ValueError:
+        return None
     code, states = given.get("code", [""])[0], given.get("state", [""])
     return code if _CODE.fullmatch(code) and hmac.compare_digest(states[0].encode(), state.encode()) else None
 

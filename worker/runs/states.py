@@ -263,8 +263,9 @@ def hold_stage(session: Session, lease: Lease, *, held_reason: str) -> None:
     attempts.end(session, [lease.run_id], AttemptEnd.GIVEN_BACK, reason=held_reason)
 
 
-def hand_back_stage(session: Session, lease: Lease, *, reason: str | None, wait: float, counts: bool) -> None:
-    """Give a later stage back for another try in `wait` seconds; `counts` as an attempt when the failure was ours."""
+def hand_back_stage(session: Session, lease: Lease, *, reason: str, wait: float, counts: bool) -> None:
+    """Give a later stage back for another try in `wait` seconds; `counts` as an attempt when the failure was ours.
+    Where there is an outcome, the run's own `reason` is the outcome's, for people: this one is its attempt's alone."""
     later = func.now() + timedelta(seconds=wait)
     write(
         session,
@@ -274,7 +275,7 @@ def hand_back_stage(session: Session, lease: Lease, *, reason: str | None, wait:
         not_before=later,
         publish_after=later,
         announced=0,
-        reason=reason,
+        reason=case((Run.outcome.is_(None), reason), else_=Run.reason),
         attempt=Run.attempt + (1 if counts else 0),
     )
     attempts.end(session, [lease.run_id], AttemptEnd.GIVEN_BACK, reason=reason, counted=counts)
@@ -305,7 +306,11 @@ def expire(session: Session, *, limit: int = 200) -> list[tuple[UUID, RunState]]
             announced=0,
             state=case((spent, S.FAILED.value), (Run.state == S.RUNNING, S.QUEUED.value), else_=Run.state),
             finished_at=case((spent, func.now()), else_=None),
-            reason=case((spent, "given up: its worker was lost too often"), else_="its worker was lost; trying again"),
+            reason=case(
+                (spent, "given up: its worker was lost too often"),
+                (Run.outcome.is_(None), "its worker was lost; trying again"),
+                else_=Run.reason,
+            ),
         )
         .returning(Run.id, Run.state, Run.profile, Run.priority, Run.repository)
         .execution_options(synchronize_session=False)

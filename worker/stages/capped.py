@@ -48,7 +48,7 @@ def hold(store: Store, forge: Forge, lease: Lease, run: Run, over: OverCap) -> N
     log.info("delivery_held", extra={"cap": over.cap, "again": room})
     with store.transaction() as session:
         if room:
-            states.hand_back_stage(session, lease, reason=run.reason, wait=0.0, counts=False)
+            states.hand_back_stage(session, lease, reason=over.cap, wait=0.0, counts=False)
         else:
             states.hold_stage(session, lease, held_reason=over.cap)
     if not room:

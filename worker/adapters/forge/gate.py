@@ -94,7 +94,7 @@ class Gate:
     def enter(self, account: str, price: Price, resource: Resource = "core") -> None:
         """Wait for room, `max_wait` seconds at most. GateShut when it would take longer: nothing was counted then."""
         started = time.monotonic()
-        left = [(item, price.points) for item in self._points]
+        left = [(item, min(price.points, item.amount)) for item in self._points]
         if price.content:
             left = [(item, 1) for item in self._content] + left
         while True:
