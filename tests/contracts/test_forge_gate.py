@@ -12,11 +12,14 @@ from pydantic import SecretStr
 from urllib3.connection import HTTPConnection
 
 from tests.github_double import options, push_branch, running_double
+from worker import compose
 from worker.adapters.forge import Gate, GitHubForges, Passages, Rates
 from worker.adapters.forge.client import connect
 from worker.adapters.forge.gate import Price, Resource
 from worker.demo.github_double import GitHubDouble
 from worker.errors import ForgeRefused, ForgeUnavailable
+from worker.observe import Watch
+from worker.settings import Settings
 from worker.stages.forge import Forge
 
 REPOSITORY = "acme/widgets"
@@ -307,3 +310,36 @@ def test_what_one_forge_was_told_holds_for_the_next(double: GitHubDouble, redis_
     assert heard.value.retry_after == pytest.approx(60, abs=3)
     assert [e.path for e in double.requests()[before:]] == ["/app/installations/100/access_tokens"]
     double.clear_faults()
+
+
+def test_the_settings_reach_the_gate_and_the_metrics_tell_of_it(double: GitHubDouble, redis_url: str) -> None:
+    settings = Settings(
+        _env_file=None,
+        github_url=double.api_url,
+        github_token=double.admin_token,
+        redis_url=redis_url,
+        github_content_per_minute=0,
+        github_content_per_hour=1,
+    )
+    watch = Watch()
+    forge = compose.make_forges(settings, watch).open(REPOSITORY, None)
+    forge.issue(1)
+    forge.issue(1)
+    forge.create_comment(1, "one")
+    again = compose.make_forges(settings).open(REPOSITORY, None)  # another process would be no different
+    with pytest.raises(ForgeUnavailable, match="1 content per hour"):
+        again.create_comment(1, "two")
+    counted = {
+        (sample.labels["kind"], sample.labels["status"]): sample.value
+        for metric in watch.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "devstral_fix_github_requests_total"
+    }
+    assert counted == {("read", "200"): 1, ("read", "304"): 1, ("write", "201"): 1}
+    waits = [
+        sample.value
+        for metric in watch.metrics.registry.collect()
+        for sample in metric.samples
+        if sample.name == "devstral_fix_github_wait_seconds_count"
+    ]
+    assert waits == [3]
