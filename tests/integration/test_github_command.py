@@ -240,6 +240,17 @@ def test_a_key_file_that_is_there_stays(double: GitHubDouble, api: Api) -> None:
     assert Path("github-app.private-key.pem").read_text() == "another App's"
 
 
+def test_what_can_not_be_written_is_told_before_anybody_goes_to_github(double: GitHubDouble, api: Api) -> None:
+    options = ("setup", "--headless", "--url", api.url, "--api-url", double.api_url)
+    assert "is no directory" in run(*options, "--key-file", "absent/key.pem", status=2)
+    Path("page.html").write_text("mine")
+    assert "is there already" in run(*options, "--page", "page.html", status=1)
+    assert Path("page.html").read_text() == "mine"
+    port = api.url.rpartition(":")[2]
+    assert "can't be listened at" in run(*options, "--port", port, status=3)
+    assert sorted(entry.name for entry in Path().iterdir()) == ["page.html"]
+
+
 def test_the_environment_would_win_over_the_file(double: GitHubDouble, api: Api, monkeypatch) -> None:
     monkeypatch.setenv("DEVSTRAL_FIX_WEBHOOK_SECRET", "from elsewhere")
     options = ("setup", "--headless", "--url", api.url, "--api-url", double.api_url)

@@ -11,7 +11,7 @@ import click
 from pydantic import SecretStr
 
 from worker import terminal
-from worker.commands.base import AS_JSON, NotDone, Repository, settings
+from worker.commands.base import AS_JSON, NotDone, Repository, settings, try_writing
 from worker.exits import Exit
 
 if TYPE_CHECKING:
@@ -119,6 +119,10 @@ def setup(
         if public_url is None:
             raise click.UsageError("an App needs --url: where GitHub reaches this service")
         writing.check_free(env_file, key_file, force=force)
+        for file, option in ((env_file, "--env-file"), (key_file, "--key-file")):
+            try_writing(file, option)  # GitHub shows the key once
+        if headless and page.exists():
+            raise NotDone(f"{page} is there already: name another file with --page")
         with Landing(api_url=api, organization=organization, name=name, public_url=public_url, port=port) as landing:
             code = _carried(landing, page) if headless else _came_back(landing, wait)
         app = convert(code, ClientOptions(api_url=api, max_wait=0))

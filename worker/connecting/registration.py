@@ -20,6 +20,7 @@ from typing import Any, Self
 from urllib.parse import parse_qs, quote, urlsplit
 
 from worker.adapters.forge.needs import EVENTS, PERMISSIONS
+from worker.errors import AddressUnavailable
 
 HOOK_PATH = "/webhooks/github"
 _CODE = re.compile(r"[A-Za-z0-9_-]{1,200}")
@@ -82,14 +83,17 @@ def code_of(pasted: str, state: str) -> str | None:
 
 class Landing:
     """The page on loopback, and where GitHub sends the person back to, while the block lasts. `url` is for the person;
-    `state` went out with the manifest."""
+    `state` went out with the manifest. AddressUnavailable when the port is taken."""
 
     def __init__(self, *, api_url: str, organization: str | None, name: str, public_url: str, port: int = 0) -> None:
         self.state = secrets.token_urlsafe(32)
         self._path = f"/{secrets.token_urlsafe(16)}"
         self._code: str | None = None
         self._came = threading.Event()
-        self._server = _Server(("127.0.0.1", port), _Handler)
+        try:
+            self._server = _Server(("127.0.0.1", port), _Handler)
+        except OSError as error:
+            raise AddressUnavailable(f"127.0.0.1:{port} can't be listened at: {error.strerror}") from error
         self._server.landing = self
         self._base = f"http://127.0.0.1:{self._server.server_port}"
         target = register_url(api_url, organization, self.state)
