@@ -119,6 +119,7 @@ def calls(asking: Asking) -> dict[str, Callable[[], object]]:
         "open_pull_request": opened,
         "pull_request": lambda: forge.pull_request(pull[0]),
         "request_review": lambda: forge.request_review(pull[0], "octo-admin"),
+        "failed_checks": lambda: forge.failed_checks(head),
         "set_status": lambda: forge.set_status(head, context="c", description="d"),
         "review": reviewed,
         "thread": lambda: forge.thread(pull[0], remarks[0]),

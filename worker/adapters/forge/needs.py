@@ -42,8 +42,8 @@ PERMISSIONS = (
     Permission(
         name="checks",
         level="write",
-        why="show the evidence as a check run on the change's commit",
-        without="the evidence stands in the pull request alone",
+        why="show the evidence as a check run on the change's commit, read checks that fail there",
+        without="the evidence stands in the pull request alone, and failing checks are left to people",
     ),
 )
 EVENTS = (
@@ -55,6 +55,11 @@ EVENTS = (
         without="closed pull requests are noticed late",
     ),
     Event(name="pull_request_review", why="reviews are answered", without="reviews are not answered"),
+    Event(
+        name="check_suite",
+        why="checks that fail on the service's own commits are seen to",
+        without="failing checks are left to people",
+    ),
     Event(
         name="repository",
         why="a repository that is archived, deleted, renamed or transferred ends its runs",
