@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.protocols import Model, Sandbox
 from agent.tokens import TokenCounter
@@ -120,8 +125,27 @@ def _backend(settings: Settings, data_dir: Path, repositories: GitRepositories) 
     )
 
 
-def make_repositories(data_dir: Path, *, allow_file: bool = False) -> GitRepositories:
-    return GitRepositories(data_dir / "repositories", allow_file=allow_file)
+def make_repositories(data_dir: Path, *, allow_file: bool = False, signing_key: Path | None = None) -> GitRepositories:
+    return GitRepositories(data_dir / "repositories", allow_file=allow_file, signing_key=signing_key)
+
+
+def signing_key(settings: Settings) -> Path | None:
+    """What commits are signed with. SettingsError where that can't be: a key of another kind, or with a passphrase."""
+    path = settings.signing_key_file
+    if path is None:
+        return None
+    try:
+        key = serialization.load_ssh_private_key(path.read_bytes(), password=None)
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise SettingsError(f"{PREFIX}SIGNING_KEY_FILE: {path} can't be used ({error}). {_MAKE_KEY}") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise SettingsError(f"{PREFIX}SIGNING_KEY_FILE: {path} is no Ed25519 key. {_MAKE_KEY}")
+    if shutil.which("ssh-keygen") is None:
+        raise SettingsError(f"{PREFIX}SIGNING_KEY_FILE: git signs with ssh-keygen, which this machine lacks")
+    return path.absolute()
+
+
+_MAKE_KEY = "Make one with: ssh-keygen -t ed25519 -N '' -f signing-key"
 
 
 def make_layers(settings: Settings, data_dir: Path | None = None) -> DiskLayers:

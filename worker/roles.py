@@ -84,6 +84,7 @@ def _default(process: Process) -> Duty:
             repositories=process.repositories,
             lease_seconds=settings.lease_seconds,
             check_runs=settings.check_runs,
+            author=settings.commit_author,
             labels=labels,
             caps=compose.caps(settings),
             watch=process.watch,
@@ -226,7 +227,9 @@ def worker(settings: Settings, role: Role) -> Iterator[Runtime]:
         listener = Listener(store, heartbeat.look)
         stack.callback(listener.close)
         shutdown = Shutdown(store, heartbeat, grace=settings.shutdown_grace_seconds)
-        repositories = compose.make_repositories(settings.data_dir)
+        # The key is the `default` worker's alone: only there are commits made.
+        key = compose.signing_key(settings) if role == "default" else None
+        repositories = compose.make_repositories(settings.data_dir, signing_key=key)
         tidy = PruneRunDirs(store=store, repositories=repositories)
         stack.callback(Periodic("prune_run_directories", tidy, seconds=PRUNE_SECONDS).close)
         queues, slots = _place(settings, role)

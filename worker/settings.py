@@ -155,6 +155,14 @@ class Settings(BaseSettings):
     shutdown_grace_seconds: float = Field(
         default=60, ge=0, description="how long trajectories may take to reach the end of their step after SIGTERM"
     )
+    commit_author: str = Field(
+        default="devstral-fix <devstral-fix@users.noreply.github.com>",
+        pattern=r"^[^<>\n\x00]{1,100} <[^<>@\s]{1,100}@[^<>@\s]{1,200}>$",
+        description="of the service's commits; of the account whose key signs them, where they are to be verified",
+    )
+    signing_key_file: Path | None = Field(
+        default=None, description="an Ed25519 key of SSH's, without a passphrase, that commits are signed with"
+    )
     state_labels: bool = Field(default=True, description="show a run's state as a label on its issue")
     max_open_pull_requests: int = Field(
         default=10, ge=0, description="of ours in one repository; what is over it waits; 0: no cap"

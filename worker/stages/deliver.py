@@ -56,6 +56,7 @@ class Deliver:
     repositories: Repositories
     lease_seconds: float
     check_runs: bool = True
+    author: str = "devstral-fix <devstral-fix@users.noreply.github.com>"
     labels: StateLabels | None = None
     caps: Caps = field(default_factory=Caps)
     watch: Watch = field(default_factory=Watch)
@@ -111,6 +112,7 @@ class Deliver:
                 outcome=run.outcome,
                 check_runs=self.check_runs,
                 caps=self.caps,
+                author=self.author,
             )()
             if run.head_commit is not None:
                 changed = self.repositories.patch(git_dir, run.head_commit, result.patch.tree)

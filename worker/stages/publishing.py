@@ -24,7 +24,6 @@ from worker.store.session import Store
 
 log = logging.getLogger(__name__)
 
-AUTHOR, EMAIL = "devstral-fix", "devstral-fix@users.noreply.github.com"
 CHECK = "devstral-fix"
 SUBJECTS = 30  # of the base's newest commits, by which its titles are known
 
@@ -50,6 +49,7 @@ class Publication:
     outcome: Outcome
     check_runs: bool
     caps: Caps
+    author: str  #: `Name <address>`
 
     def __call__(self) -> Published:
         head = self._push()
@@ -64,6 +64,7 @@ class Publication:
         """The commit on the run's branch; pushed unless it is there already. People's commits are never replaced: a fix
         replaces what the service itself made, a revision stands on what it began with."""
         run, repositories = self.result.run, self.repositories
+        name, _, address = self.author.removesuffix(">").rpartition(" <")
         tree = repositories.apply(self.git_dir, self.patch.base_commit, self.patch.diff)
         # Dated by the run, not by the clock, so that a second try makes the very same commit.
         commit = repositories.commit(
@@ -77,8 +78,8 @@ class Publication:
                 co_author=texts.co_author(run.requested_by, run.requested_by_id),
                 revises=run.head_commit is not None,
             ),
-            author=AUTHOR,
-            email=EMAIL,
+            author=name,
+            email=address,
             date=run.concluded_at or run.queued_at,
         )
         token = self.forge.git_token("write")

@@ -21,9 +21,12 @@ _DIFF = ("diff-tree", "-r", "--no-renames", "--no-ext-diff", "--no-textconv", "-
 class ObjectStore:
     """Ids are full and lower-case; an id that isn't in `git_dir` is RepositoryRefused."""
 
-    def __init__(self, git: Git, *, max_pack_bytes: int) -> None:
+    def __init__(self, git: Git, *, max_pack_bytes: int, signing_key: Path | None = None) -> None:
+        """`signing_key`: a private key of SSH's, without a passphrase, that commits are signed with. Ed25519, whose
+        signatures depend on nothing but what is signed: the same commit again has the same id."""
         self._git = git
         self._max_pack_bytes = max_pack_bytes
+        self._signing_key = signing_key
 
     def read_file(self, git_dir: Path, tree: str, path: str, *, max_bytes: int = 65_536) -> bytes | None:
         entry = self._entries(git_dir, tree).get(path)
@@ -79,7 +82,10 @@ class ObjectStore:
         for role in ("AUTHOR", "COMMITTER"):
             env |= {f"GIT_{role}_NAME": author, f"GIT_{role}_EMAIL": email, f"GIT_{role}_DATE": moment}
         args = ("commit-tree", object_id(tree), "-p", object_id(parent), "-F", "-")
-        return self._id(git_dir, *args, stdin=message.encode(), env=env)
+        if self._signing_key is None:
+            return self._id(git_dir, *args, stdin=message.encode(), env=env)
+        settings = ("gpg.format=ssh", f"user.signingKey={self._signing_key}")
+        return self._id(git_dir, *args, "-S", stdin=message.encode(), env=env, settings=settings)
 
     def import_pack(self, git_dir: Path, pack: bytes) -> None:
         """Store the objects of a pack that a stranger made: every object and link is checked. BadPatch if not."""
@@ -160,15 +166,29 @@ class ObjectStore:
     def _tree_of(self, git_dir: Path, treeish: str) -> str:
         return self._id(git_dir, "rev-parse", "--verify", "--quiet", f"{object_id(treeish)}^{{tree}}")
 
-    def _id(self, git_dir: Path, *args: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> str:
-        text = self._read(git_dir, *args, stdin=stdin, env=env).decode("ascii", "replace").strip()
+    def _id(
+        self,
+        git_dir: Path,
+        *args: str,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        settings: Sequence[str] = (),
+    ) -> str:
+        text = self._read(git_dir, *args, stdin=stdin, env=env, settings=settings).decode("ascii", "replace").strip()
         if not is_object_id(text):
             raise RepositoryUnavailable(f"git {args[0]} answered {text[:80]!r}")
         return text
 
-    def _read(self, git_dir: Path, *args: str, stdin: bytes = b"", env: dict[str, str] | None = None) -> bytes:
+    def _read(
+        self,
+        git_dir: Path,
+        *args: str,
+        stdin: bytes = b"",
+        env: dict[str, str] | None = None,
+        settings: Sequence[str] = (),
+    ) -> bytes:
         try:
-            return self._git.run(git_dir, *args, stdin=stdin, env=env)
+            return self._git.run(git_dir, *args, stdin=stdin, env=env, settings=settings)
         except GitFailed as e:
             raise RepositoryRefused(f"git {args[0]}: {e}") from e
 

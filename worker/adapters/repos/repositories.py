@@ -38,9 +38,10 @@ class GitRepositories(ObjectStore):
         timeout: float = 120.0,
         network_timeout: float = 600.0,
         max_pack_bytes: int = 64 << 20,
+        signing_key: Path | None = None,
     ) -> None:
         git = Git(allow_file=allow_file, timeout=timeout, network_timeout=network_timeout)
-        super().__init__(git, max_pack_bytes=max_pack_bytes)
+        super().__init__(git, max_pack_bytes=max_pack_bytes, signing_key=signing_key)
         self._root = root.absolute()
 
     def fetch(self, repository: str, url: str, token: SecretStr | None) -> Path:
