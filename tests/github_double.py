@@ -6,14 +6,15 @@ import base64
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from worker.adapters.forge import ClientOptions, GitHubForges
+from worker.adapters.forge import ClientOptions, Gate, GitHubForges, Passages, Rates
 from worker.demo.github_double import GitHubDouble
 from worker.demo.github_double.emulator import EmulateMissing, entry_point
 from worker.demo.node import node_command
@@ -53,8 +54,10 @@ def options(double: GitHubDouble) -> ClientOptions:
     return ClientOptions(api_url=double.api_url, git_base_url=double.git_base_url, max_wait=2, retry_backoff=0)
 
 
-def app_forges(double: GitHubDouble) -> GitHubForges:
-    return GitHubForges.for_app(double.app_id, double.private_key_path, options(double))
+def app_forges(double: GitHubDouble, clock: Callable[[], float] = time.monotonic) -> GitHubForges:
+    """`clock`: what the gate holds of waits that GitHub asked for. No limits of our own."""
+    gate = Gate(Rates(content_per_minute=0, content_per_hour=0, points_per_minute=0), clock=clock)
+    return GitHubForges.for_app(double.app_id, double.private_key_path, options(double), Passages(gate=gate))
 
 
 def git(*arguments: str, cwd: Path, token: str | None = None) -> subprocess.CompletedProcess[str]:

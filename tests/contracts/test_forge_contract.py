@@ -281,7 +281,6 @@ def test_a_short_wait_is_kept(subject: Subject) -> None:
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (401, {"message": "Bad credentials"}),
         (403, {"message": "Resource not accessible by integration"}),
         (404, {"message": "Not Found"}),
         (410, {"message": "This issue was deleted"}),
@@ -297,6 +296,20 @@ def test_a_refusal_says_what_github_said(subject: Subject, status: int, body: di
     with pytest.raises(ForgeRefused, match=f"{status} {body['message']}") as caught:
         subject.forge.create_comment(number, "x")
     assert subject.double.admin_token not in str(caught.value)
+
+
+def test_a_refused_token_is_asked_for_anew(subject: Subject) -> None:
+    number = subject.issue()
+    subject.forge.issue(number)
+    subject.double.fault(
+        f"GET /repos/acme/widgets/issues/{number}", status=401, body={"message": "Bad credentials"}, times=1
+    )
+    tokens = subject.asked("POST /app/installations/")
+    with pytest.raises(ForgeUnavailable, match="401 Bad credentials") as caught:
+        subject.forge.issue(number)
+    assert caught.value.retry_after == 30
+    assert subject.forge.issue(number).number == number
+    assert subject.asked("POST /app/installations/") == tokens + subject.is_app
 
 
 @pytest.mark.parametrize("body", [[], "text", {"number": "seven"}, {"message": "fine"}])
@@ -424,7 +437,7 @@ def test_credentials_are_checked_when_built(double: GitHubDouble, tmp_path: Path
     with pytest.raises(SettingsError, match="DEVSTRAL_FIX_GITHUB_TOKEN"):
         GitHubForges.for_token(SecretStr(" "))
     stranger = GitHubForges.for_token(SecretStr("ghp_unknown"), options(double))
-    with pytest.raises(ForgeRefused, match="401"):
+    with pytest.raises(ForgeUnavailable, match="401"):
         stranger.open(REPOSITORY, None).repository()
 
 

@@ -128,20 +128,16 @@ def test_long_output_keeps_head_and_tail_and_names_the_rest(shared):
 
 @pytest.mark.parametrize("script", ["yes", "yes >&2", "(yes &) ; exit 0", "head -c 9000 /dev/zero"])
 def test_a_flood_is_stopped(shared, script):
-    started = time.monotonic()
-    done = sh(shared, script, max_output=2000)
-    assert done.status in {ExecStatus.OUTPUT_LIMIT, ExecStatus.EXIT}
+    done = sh(shared, script, max_output=2000, timeout=120.0)
+    assert done.status in {ExecStatus.OUTPUT_LIMIT, ExecStatus.EXIT}, "not by its time"
     if "(" not in script:
         assert done.status is ExecStatus.OUTPUT_LIMIT
-    assert time.monotonic() - started < 10
     assert len(done.stdout.text) + len(done.stderr.text) < 10_000
 
 
 def test_a_grandchild_that_holds_the_output_holds_up_nothing(shared):
-    started = time.monotonic()
-    done = sh(shared, "sleep 50 & echo done", timeout=40.0)
-    assert (done.status, done.stdout.text) == (ExecStatus.EXIT, "done\n")
-    assert time.monotonic() - started < 10
+    done = sh(shared, "sleep 500 & echo done", timeout=120.0)
+    assert (done.status, done.stdout.text) == (ExecStatus.EXIT, "done\n"), "not by its time"
 
 
 def test_control_characters_are_replaced(shared):

@@ -10,7 +10,7 @@ import pytest
 import uvicorn
 
 from api.app import build
-from tests.github.scene import Scene
+from tests.github.scene import Clock, Scene
 from tests.github_double import app_forges, running_double
 from tests.integration.conftest import shared_store, store
 from worker.demo.github_double import GitHubDouble
@@ -51,7 +51,8 @@ def receiver(store, redis_url, double) -> Iterator[str]:
 @pytest.fixture
 def scene(store, tmp_path, double, receiver) -> Iterator[Scene]:
     double.receiver_url = receiver
-    scene = Scene(store, tmp_path, double, app_forges(double))
+    clock = Clock()
+    scene = Scene(store, tmp_path, double, app_forges(double, clock), clock)
     yield scene
     double.receiver_url = None
     double.clear_faults()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -35,12 +36,22 @@ FILES = {"README.md": "hello\n", ".devstral-fix.yml": CONFIG, ".github/pull_requ
 _SERIAL = itertools.count(1)
 
 
+class Clock:
+    """Of the gate before GitHub, in seconds: time can pass at once."""
+
+    ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.ahead
+
+
 class Scene(Stages):
     """A repository of its own, `name`, on the double."""
 
-    def __init__(self, store: Store, root: Path, double: GitHubDouble, forges: Forges) -> None:
+    def __init__(self, store: Store, root: Path, double: GitHubDouble, forges: Forges, clock: Clock) -> None:
         super().__init__(store, root, forges)
         self.double = double
+        self.clock = clock
         self.name = f"acme/widgets-{next(_SERIAL)}"
         self.commit = double.create_repository(self.name, FILES)
         self.began = len(double.requests())
@@ -124,6 +135,7 @@ class Scene(Stages):
 
     def time_passes(self) -> None:
         """Every pause is over."""
+        self.clock.ahead += 3600
         self.ready_again()
         with self.store.transaction() as session:
             session.execute(update(Delivery).values(claimed_until=None))

@@ -12,7 +12,8 @@ import pytest
 import redis
 
 from worker.adapters.embedded import RedisServer
-from worker.adapters.forge.gate import PREFIX, Gate, GateShut, Price, Rates
+from worker.adapters.forge.gate import Gate, GateShut, Price, Rates
+from worker.adapters.forge.redis_windows import PREFIX
 
 READ, WRITE = Price(points=1, content=False), Price(points=5, content=True)
 RATES = Rates(content_per_minute=40, content_per_hour=0, points_per_minute=0)

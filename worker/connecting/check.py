@@ -40,18 +40,21 @@ def findings(settings: Settings, repositories: Sequence[str] = ()) -> Iterator[F
     except SettingsError as error:
         yield Finding(ACCOUNT, Status.MISSING, str(error), "mend the setting, or run devstral-fix github setup --force")
     except ForgeUnavailable as error:
-        yield Finding(ACCOUNT, Status.WARN, str(error), f"see that {options.api_url} is reachable from this machine")
+        if " 401 " in str(error):
+            yield Finding(ACCOUNT, Status.MISSING, str(error), _unauthorized(settings))
+        else:
+            yield Finding(
+                ACCOUNT, Status.WARN, str(error), f"see that {options.api_url} is reachable from this machine"
+            )
     except ForgeRefused as error:
-        yield Finding(ACCOUNT, Status.MISSING, str(error), _refused(settings, error))
+        yield Finding(ACCOUNT, Status.MISSING, str(error), "see what GitHub says")
     yield from delivered_to_itself(settings)
 
 
-def _refused(settings: Settings, error: ForgeRefused) -> str:
-    if " 401 " in str(error):
-        if settings.github_app_id is not None:
-            return "the key is none of this App's, or the clock is wrong: see DEVSTRAL_FIX_GITHUB_APP_ID, its key file"
-        return "the token is wrong, expired or revoked: make a new one and set DEVSTRAL_FIX_GITHUB_TOKEN"
-    return "see what GitHub says"
+def _unauthorized(settings: Settings) -> str:
+    if settings.github_app_id is not None:
+        return "the key is none of this App's, or the clock is wrong: see DEVSTRAL_FIX_GITHUB_APP_ID, its key file"
+    return "the token is wrong, expired or revoked: make a new one and set DEVSTRAL_FIX_GITHUB_TOKEN"
 
 
 def _of_app(settings: Settings, app_id: int, options: ClientOptions) -> Iterator[Finding]:

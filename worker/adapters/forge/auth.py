@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -99,6 +101,17 @@ class TokenIdentity:
         return ()  # what a person's token may see is not what they want looked after
 
 
+@dataclass(frozen=True)
+class _Kept:
+    token: SecretStr
+    expires: datetime
+    since: float  # time.monotonic()
+
+    def holds(self, refused: float) -> bool:
+        """Not if one of its account was refused since: an uninstall, a suspension or a new key ends all of them."""
+        return self.expires - _RENEW_BEFORE > datetime.now(UTC) and refused < self.since
+
+
 class AppIdentity:
     """A GitHub App. SettingsError when its key can't be read. Tokens live in memory only, until shortly before
     they expire (GitHub gives them an hour)."""
@@ -111,7 +124,7 @@ class AppIdentity:
         self._lock = threading.Lock()
         self._login: str | None = None
         self._installations: dict[str, int] = {}
-        self._tokens: dict[tuple[int, str, tuple[tuple[str, str], ...]], tuple[SecretStr, datetime]] = {}
+        self._tokens: dict[tuple[int, str, tuple[tuple[str, str], ...]], _Kept] = {}
 
     def login(self) -> str:
         if self._login is None:
@@ -154,17 +167,17 @@ class AppIdentity:
         installation = self._installation(repository) if installation_id is None else installation_id
         key = (installation, repository.lower(), tuple(sorted(permissions.items())))
         with self._lock:
-            token, expires = self._tokens.get(key, (None, None))
-        if token is not None and expires is not None and expires - _RENEW_BEFORE > datetime.now(UTC):
-            return token
+            kept = self._tokens.get(key)
+        if kept is not None and kept.holds(self._passages.refused.get(f"installation:{installation}", 0.0)):
+            return kept.token
         # Outside the lock: two threads may both get one, which costs a request and breaks nothing.
         wanted = {"repositories": [repository.partition("/")[2]], "permissions": dict(permissions)}
         path, what = f"/app/installations/{installation}/access_tokens", f"get an App token for {repository}"
         value, until = self._ask(what, "POST", path, ("token", "expires_at"), wanted)
-        token, expires = SecretStr(value), datetime.fromisoformat(until)
+        kept = _Kept(SecretStr(value), datetime.fromisoformat(until), time.monotonic())
         with self._lock:
-            self._tokens[key] = (token, expires)
-        return token
+            self._tokens[key] = kept
+        return kept.token
 
     def _installation(self, repository: str) -> int:
         if repository.lower() not in self._installations:

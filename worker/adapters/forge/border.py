@@ -15,6 +15,7 @@ from worker.adapters.forge.gate import GateShut
 from worker.errors import ForgeRefused, ForgeUnavailable
 
 SECONDARY_WAIT = 60.0  # GitHub's advice where a limit names no time
+UNAUTHORIZED_WAIT = 30.0
 
 
 @contextmanager
@@ -47,6 +48,8 @@ def _translate(what: str, error: GithubException) -> ForgeUnavailable | ForgeRef
     )
     if limited:
         return ForgeUnavailable(message, retry_after=wait_asked_for(headers) or SECONDARY_WAIT)
+    if error.status == 401:  # a revoked token is no fault of the run: the next try asks for another
+        return ForgeUnavailable(message, retry_after=UNAUTHORIZED_WAIT)
     if error.status >= 500 or error.status < 400:
         return ForgeUnavailable(message, retry_after=wait_asked_for(headers))
     return ForgeRefused(message)

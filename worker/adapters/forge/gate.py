@@ -8,26 +8,20 @@ The windows stand in Redis, one set for each account: an installation, the App i
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Literal
 
 from limits import RateLimitItem, RateLimitItemPerHour, RateLimitItemPerMinute
-from limits.storage import MemoryStorage, RedisStorage
-from limits.strategies import MovingWindowRateLimiter
 from pydantic import Field
-from redis import Redis, RedisError
 
 from agent.types import Frozen
+from worker.adapters.forge.windows import SHORTEST_WAIT, LocalWindows, SharedWindows, WindowsGone
 
 log = logging.getLogger(__name__)
 
-PREFIX = "devstral-fix:github"
-REDIS_SECONDS = 2.0  # for one question to Redis
 LOCAL_SECONDS = 10.0  # without Redis, before it is asked again
-SHORTEST_WAIT = 0.02
 
 Resource = Literal["core", "graphql"]
 
@@ -69,8 +63,9 @@ class Gate:
         redis_url: str | None = None,
         max_wait: float = 10.0,
         waited: Callable[[str, float], None] = lambda *_: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`waited` is told the account and the seconds of every entry."""
+        """`waited` is told the account and the seconds of every entry. `clock`: seconds, of what GitHub asked for."""
         rates = rates or Rates()
         self._content: list[RateLimitItem] = [
             item
@@ -87,8 +82,8 @@ class Gate:
         self._points: list[RateLimitItem] = [points] if rates.points_per_minute else []
         self._max_wait = max_wait
         self._waited = waited
-        self._local = _Local()
-        self._shared = None if redis_url is None else _Shared(redis_url)
+        self._local = LocalWindows(clock)
+        self._shared = None if redis_url is None else _shared(redis_url)
         self._without_until = 0.0
 
     def enter(self, account: str, price: Price, resource: Resource = "core") -> None:
@@ -150,75 +145,28 @@ class Gate:
     def _hit(self, item: RateLimitItem, account: str, cost: int) -> bool:
         with self._redis() as shared:
             if shared is not None:
-                return shared.limiter.hit(item, account, cost=cost)
-        return self._local.limiter.hit(item, account, cost=cost)
+                return shared.hit(item, account, cost)
+        return self._local.hit(item, account, cost)
 
     @contextmanager
-    def _redis(self) -> Iterator[_Shared | None]:
+    def _redis(self) -> Iterator[SharedWindows | None]:
         """The shared windows; None where there are none now. What they fail at inside is left undone."""
-        usable = self._shared is not None and time.monotonic() >= self._without_until
+        if self._shared is None or time.monotonic() < self._without_until:
+            yield None
+            return
         try:
-            yield self._shared if usable else None
-        except RedisError as error:
+            with self._shared.translated():
+                yield self._shared
+        except WindowsGone as error:
             self._without_until = time.monotonic() + LOCAL_SECONDS
-            log.warning("github_limits_without_redis", extra={"why": type(error).__name__, "seconds": LOCAL_SECONDS})
+            log.warning("github_limits_without_redis", extra={"why": str(error), "seconds": LOCAL_SECONDS})
 
 
 def _name(account: str, resource: Resource | None) -> str:
     return account if resource is None else f"{account}:{resource}"
 
 
-def _room_in(limiter: MovingWindowRateLimiter, item: RateLimitItem, account: str, cost: int) -> float:
-    """Seconds until there may be room; 0: there is."""
-    if limiter.test(item, account, cost=cost):
-        return 0.0
-    return max(limiter.get_window_stats(item, account).reset_time - time.time(), SHORTEST_WAIT)
+def _shared(url: str) -> SharedWindows:
+    from worker.adapters.forge.redis_windows import RedisWindows  # noqa: PLC0415 - most commands need no Redis client
 
-
-class _Local:
-    """This process's own windows."""
-
-    def __init__(self) -> None:
-        self.limiter = MovingWindowRateLimiter(MemoryStorage())
-        self._until: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    def shut(self, name: str, seconds: float) -> None:
-        with self._lock:
-            self._until[name] = max(self._until.get(name, 0.0), time.monotonic() + seconds)
-
-    def shut_for(self, name: str) -> float:
-        with self._lock:
-            return max(self._until.get(name, 0.0) - time.monotonic(), 0.0)
-
-    def room_in(self, item: RateLimitItem, account: str, cost: int) -> float:
-        return _room_in(self.limiter, item, account, cost)
-
-
-_SHUT = """
-if redis.call('PTTL', KEYS[1]) < tonumber(ARGV[1]) then redis.call('SET', KEYS[1], '1', 'PX', ARGV[1]) end
-"""  # only ever later
-
-
-class _Shared:
-    """The windows of all workers, in Redis."""
-
-    def __init__(self, url: str) -> None:
-        self._redis = Redis.from_url(url, socket_timeout=REDIS_SECONDS, socket_connect_timeout=REDIS_SECONDS)
-        self._shut = self._redis.register_script(_SHUT)
-        self.limiter = MovingWindowRateLimiter(
-            RedisStorage("redis://", connection_pool=self._redis.connection_pool, key_prefix=PREFIX)
-        )
-
-    def shut(self, name: str, seconds: float) -> None:
-        self._shut(keys=[f"{PREFIX}:shut:{name}"], args=[max(int(seconds * 1000), 1)])
-
-    def shut_for(self, name: str) -> float:
-        left = int(self._redis.pttl(f"{PREFIX}:shut:{name}"))  # negative: not there
-        return max(left, 0) / 1000
-
-    def room_in(self, item: RateLimitItem, account: str, cost: int) -> float:
-        return _room_in(self.limiter, item, account, cost)
-
-    def close(self) -> None:
-        self._redis.close()
+    return RedisWindows(url)

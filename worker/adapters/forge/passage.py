@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -24,7 +25,7 @@ from worker.adapters.forge.gate import Gate, Price, Rates, Resource
 
 READS = frozenset({"GET", "HEAD", "OPTIONS"})
 MOST_KEPT, LARGEST_KEPT = 16 << 20, 1 << 20  # bytes of answers, in all and of one
-NOT_MODIFIED = 304
+NOT_MODIFIED, UNAUTHORIZED = 304, 401
 
 
 def price(method: str, path: str, body: bytes | str | None) -> Price:
@@ -121,6 +122,7 @@ class Passage:
     kept: Kept
     account: Callable[[], str]
     told: Callable[[str, str, int], None]
+    refused: dict[str, float]  # when an account's token was last refused, as time.monotonic()
 
     def enter(self, method: str, path: str, body: bytes | str | None = None) -> None:
         """Before a request. GateShut when it would have to wait too long."""
@@ -131,6 +133,8 @@ class Passage:
         resource = _resource(path)
         kind = "graphql" if resource == "graphql" else "read" if method in READS else "write"
         self.told(self.account(), kind, status)
+        if status == UNAUTHORIZED:
+            self.refused[self.account()] = time.monotonic()
         used_up = headers.get("x-ratelimit-remaining") == "0"
         limited = status in (403, 429, 503) and "retry-after" in headers
         limited = limited or status == 429 or (status == 403 and "rate limit" in said.lower())
@@ -153,10 +157,11 @@ class Passages:
     )
     kept: Kept = field(default_factory=Kept)
     told: Callable[[str, str, int], None] = lambda *_: None
+    refused: dict[str, float] = field(default_factory=dict)
 
     def of(self, account: str | Callable[[], str]) -> Passage:
         asked = account if callable(account) else lambda: account
-        return Passage(self.gate, self.kept, asked, self.told)
+        return Passage(self.gate, self.kept, asked, self.told, self.refused)
 
 
 class GatedAdapter(CacheControlAdapter):
