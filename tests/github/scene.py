@@ -60,7 +60,9 @@ class Scene(Stages):
         self.limits = Limits()
 
     def issue(self, title: str = "new.txt is missing", body: str = "It should hold one line.") -> int:
-        return self.double.create_issue(self.name, title, body)
+        """Its webhook has been answered when this returns."""
+        with self._told("issues", "opened", lambda p: p["repository"]["full_name"] == self.name):
+            return self.double.create_issue(self.name, title, body)
 
     def label(self, number: int, *, as_user: str = "octo-admin") -> None:
         """As a person does; the webhook has been answered when this returns."""
