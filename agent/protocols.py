@@ -56,6 +56,14 @@ class CallsForced(Protocol):
         one, with arguments of that tool's schema."""
 
 
+@runtime_checkable
+class AsksBeside(Protocol):
+    """A model whose engine trajectories live on, too."""
+
+    def beside(self, system: str, tools: Sequence[ToolSpec]) -> Conversation:
+        """As `Model.open`, for a question that takes the gaps which trajectories leave, and pushes none of them out."""
+
+
 def is_approximate(tokenizer: str) -> bool:
     """Whether a `Model.tokenizer` says that it is not the model's own vocabulary."""
     return tokenizer.endswith("(approximate)")

@@ -22,6 +22,7 @@ from worker.commands import (
     show,
     spend,
     telemetry,
+    triage,
 )
 from worker.commands.base import Commands, with_texts
 
@@ -39,6 +40,7 @@ def cli() -> None:
 for command in (
     local.demo,
     local.fix,
+    triage.triage,
     processes.up,
     processes.serve,
     processes.work,

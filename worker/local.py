@@ -95,6 +95,14 @@ def git_directory(repo: Path) -> Path:
     return Path(done.stdout.strip())
 
 
+def tracked_files(repo: Path) -> tuple[str, ...]:
+    """Paths of the repository's HEAD, sorted as git does."""
+    done = _ask_git(repo, "ls-tree", "-r", "-z", "--name-only", "--full-tree", head_commit(repo))
+    if done.returncode != 0:
+        raise SettingsError(f"--repo: the files of {repo} can't be listed: {done.stderr.strip()[:300]}")
+    return tuple(filter(None, done.stdout.split("\0")))
+
+
 def head_commit(repo: Path) -> str:
     done = _ask_git(repo, "rev-parse", "--verify", "HEAD^{commit}")
     if done.returncode != 0:

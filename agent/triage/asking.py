@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
@@ -10,7 +12,7 @@ from threading import Event
 from agent.errors import LimitsExceeded
 from agent.prompts.fence import bounded, tag_for, visible
 from agent.prompts.filemap import file_map
-from agent.prompts.templates import fill
+from agent.prompts.templates import fill, source
 from agent.protocols import CallsForced, Conversation
 from agent.triage.assessment import ASSESS, Assessment, BadAnswer, read
 from agent.triage.backlog import BacklogIssue
@@ -34,7 +36,7 @@ class Backlog(Frozen):
 
 
 class Asked(Frozen):
-    """What came of it: an assessment, or why there is none. `tries`: calls of the model."""
+    """An assessment, or why there is none. `tries`: calls of the model. `final`: to ask again would change nothing."""
 
     number: int
     assessment: Assessment | None = None
@@ -42,10 +44,17 @@ class Asked(Frozen):
     usage: Usage = Usage()
     tries: int = 0
     seconds: float = 0.0
+    final: bool = True
 
 
 def system() -> str:
     return fill(_FILE, "system")
+
+
+def prompt_hash() -> str:
+    """sha256 of the wording and the form: equal hashes mean equally worded questions."""
+    offered = json.dumps(ASSESS.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(f"{source(_FILE)}\0{offered}".encode()).hexdigest()
 
 
 def question(backlog: Backlog, issue: BacklogIssue, similar: Collection[int] = ()) -> str:
@@ -87,7 +96,7 @@ def ask(
     """`opened` begins a conversation: an engine's `beside`, which pushes no trajectory out, or a model's `open`.
     `deadline` as for `Conversation.complete`. Raises what the model raises: one that is down answers nothing."""
     began = time.monotonic()
-    usage, tries, failure = Usage(), 0, None
+    usage, tries, failure, final = Usage(), 0, None, True
     files = None if backlog.files is None else frozenset(backlog.files)
     assessment = None
     with closing(opened(system(), (ASSESS,))) as conversation:
@@ -101,7 +110,7 @@ def ask(
                 break
             tries, usage = tries + 1, usage + done.usage
             if done.finish_reason == "abort":
-                failure = "stopped" if cancel.is_set() else "no answer in time"
+                failure, final = "stopped" if cancel.is_set() else "no answer in time", False
                 break
             try:
                 assessment = read(_arguments(done.message), number=issue.number, others=similar, files=files)
@@ -116,6 +125,7 @@ def ask(
         usage=usage,
         tries=tries,
         seconds=time.monotonic() - began,
+        final=final,
     )
 
 

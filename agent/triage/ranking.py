@@ -41,13 +41,14 @@ def ranked(
         top = _top(number, leader)
         if top != number:
             also.setdefault(top, []).append(number)
-    advised, others = [], []
+    advised: list[Ranked] = []
+    others: list[Ranked] = []
     for issue in issues:
-        asked, top = answers.get(issue.number), _top(issue.number, leader)
+        answer, top = answers.get(issue.number), _top(issue.number, leader)
         same = None if top == issue.number else top
-        why_not = _why_not(asked, same)
+        why_not = _why_not(answer, same)
         one = Ranked(
-            issue=issue, asked=asked, why_not=why_not, same_as=same, also=tuple(sorted(also.get(issue.number, ())))
+            issue=issue, asked=answer, why_not=why_not, same_as=same, also=tuple(sorted(also.get(issue.number, ())))
         )
         (others if why_not else advised).append(one)
     advised.sort(key=_order)

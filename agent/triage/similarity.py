@@ -25,7 +25,7 @@ _NOISE = re.compile(r"https?://\S+|^#+ [^\n]*$|^[ \t]*- \[[ x]\][^\n]*$", re.MUL
 
 
 class Similar(Frozen):
-    """`score` between 0 and 1, the mean of the cosines of titles and of texts; of titles alone where a text is empty."""
+    """`score`: 0 to 1, the mean of the cosines of titles and of texts; of titles alone where a text is empty."""
 
     number: int
     score: float
@@ -37,7 +37,7 @@ def similar(issues: Sequence[BacklogIssue], *, at_least: float = ALIKE) -> dict[
     # Parts of words bridge typing errors, endings and languages that put no spaces between words; in texts whole words
     # are enough, and rare ones count most: names of functions, errors, files.
     titles = _weights([issue.title for issue in issues], analyzer="char_wb", ngram_range=(3, 5))
-    texts = _weights([_opening(issue) for issue in issues], analyzer="word", token_pattern=r"(?u)\b\w\w+\b")
+    texts = _weights([_opening(issue) for issue in issues], analyzer="word")
     if titles is None:
         return found
     told = np.zeros(len(issues), bool) if texts is None else np.asarray(texts.sum(axis=1)).ravel() > 0
