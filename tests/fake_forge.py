@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from pydantic import SecretStr
 
+from agent.triage.backlog import BacklogIssue
 from worker.errors import ForgeRefused
 from worker.stages.forge import (
+    BacklogPage,
     CheckRun,
     Comment,
     Conclusion,
@@ -133,6 +135,16 @@ class FakeForge:
     def labelled(self, label: str) -> Sequence[Issue]:
         self._begin("labelled")
         return tuple(i for i in self._repository.issues.values() if label in i.labels and i.state == "open")
+
+    def backlog(self, page: int, *, labels: Sequence[str], since: datetime | None) -> BacklogPage:
+        del since  # nothing here says when it changed
+        self._begin("backlog")
+        found = [
+            BacklogIssue(number=i.number, title=i.title, body=i.body, labels=i.labels, author=i.author)
+            for i in self._repository.issues.values()
+            if i.state == "open" and not i.is_pull_request and set(labels) <= set(i.labels)
+        ]
+        return BacklogPage(issues=tuple(found[(page - 1) * 100 : page * 100]), more=len(found) >= page * 100)
 
     def labelled_by(self, number: int, label: str) -> LabelEvent | None:
         self._begin("labelled_by")

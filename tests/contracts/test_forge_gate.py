@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -108,6 +109,7 @@ def calls(asking: Asking) -> dict[str, Callable[[], object]]:
         "repository": forge.repository,
         "issue": lambda: forge.issue(1),
         "labelled": lambda: forge.labelled("seen"),
+        "backlog": lambda: forge.backlog(1, labels=["seen"], since=datetime(2026, 1, 1, tzinfo=UTC)),
         "labelled_by": lambda: forge.labelled_by(1, "seen"),
         "permission": lambda: forge.permission("octo-admin"),
         "create_comment": lambda: forge.create_comment(1, "<!-- m -->"),

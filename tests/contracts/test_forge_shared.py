@@ -291,6 +291,19 @@ def test_a_review_is_asked_for_and_a_status_set(subject):
         subject.forge.request_review(999_999, "octo-admin")
 
 
+def test_a_backlog_is_listed_page_by_page(subject):
+    numbers = [subject.new_issue() for _ in range(3)]
+    for number in numbers:
+        subject.label(number, "in the backlog")
+    pages = []
+    while not pages or pages[-1].more:
+        pages.append(subject.forge.backlog(len(pages) + 1, labels=["in the backlog"], since=None))
+    assert [issue.number for page in pages for issue in page.issues] == numbers
+    assert pages[0].issues[0].labels == ("in the backlog",)
+    assert pages[0].issues[0].title == subject.forge.issue(numbers[0]).title
+    assert subject.forge.backlog(len(pages) + 1, labels=["in the backlog"], since=None).issues == ()
+
+
 def test_labelled_issues_and_who_labelled_them(subject):
     one, other, third = (subject.new_issue() for _ in range(3))
     subject.label(one, "wanted")

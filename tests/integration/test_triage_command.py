@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import re
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.fake_openai_server import FakeOpenAIServer, Reply
+from tests.github_double import running_double
 
 FORM = {"kind": "bug", "solvable": True, "reason": "r", "difficulty": "easy", "risk": "low", "files": ["src/a.py"]}
 
@@ -82,6 +84,28 @@ def test_a_backlog_from_file_to_reports(tmp_path, repository):
     with (tmp_path / "a.csv").open() as rows:
         assert sum(row["solvable"] == "True" for row in csv.DictReader(rows)) == 30
     assert "## Worth an attempt" in (tmp_path / "a.md").read_text()
+
+
+def test_a_repository_on_github(tmp_path):
+    with running_double(tmp_path / "double") as double, Judge() as server:
+        double.create_repository("acme/backlog", {"README.md": "hello\n"})
+        for number in range(1, 5):
+            double.create_issue("acme/backlog", words(number), "")
+        double.call("PATCH", "/repos/acme/backlog/issues/3", {"state": "closed"})
+        double.add_label("acme/backlog", 4, "bug")
+        env = os.environ | {
+            "DEVSTRAL_FIX_GITHUB_URL": double.api_url,
+            "DEVSTRAL_FIX_GITHUB_APP_ID": str(double.app_id),
+            "DEVSTRAL_FIX_GITHUB_APP_KEY_FILE": str(double.private_key_path),
+            "DEVSTRAL_FIX_MODEL": f"openai:{server.url}#m",
+        }
+        done = json.loads(triage("acme/backlog", "--json", "--keep", tmp_path / "kept", env=env).stdout)
+        assert [(one["number"], one["rank"]) for one in done["issues"]] == [(1, 1), (2, None), (4, None)]
+        assert done["repository"] == "acme/backlog"
+        only = json.loads(triage("acme/backlog", "--json", "--label", "bug", env=env).stdout)
+        assert [one["number"] for one in only["issues"]] == [4]
+        assert "404" in triage("acme/nowhere", env=env, code=3).stderr
+    assert "neither a file nor OWNER/REPO" in triage(tmp_path / "absent.json", code=2).stderr
 
 
 def test_a_dry_run_asks_nothing(tmp_path):

@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
-from datetime import UTC, date, datetime
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -20,16 +22,14 @@ if TYPE_CHECKING:
     from agent.triage.asking import Backlog
     from agent.triage.backlog import BacklogIssue
     from worker.settings import Settings
-    from worker.triage.looking import Looked, Looking
-    from worker.triage.notebook import Kept
+    from worker.triage.looking import Looked
+    from worker.triage.notebook import Notebook
 
 FILE = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command(
-    epilog="Example: gh issue list --json number,title,body,labels -L 500 >a.json; devstral-fix triage a.json"
-)
-@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command(epilog="Example: devstral-fix triage acme/shop --label bug --keep answers --markdown backlog.md")
+@click.argument("source", metavar="OWNER/REPO|FILE")
 @click.option("--repository", default=None, help="Its name, for the model and the report (default: the file's).")
 @click.option(
     "--repo",
@@ -39,7 +39,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--model", default=None, help="openai:URL#NAME or vllm:PATH (default: DEVSTRAL_FIX_MODEL).")
 @click.option("--label", "labels", multiple=True, help="Only issues with this label; several: with all of them.")
 @click.option("--since", type=click.DateTime(["%Y-%m-%d"]), help="Only issues that changed on this day or later.")
-@click.option("--limit", type=click.IntRange(min=1), help="The first N of the file.")
+@click.option("--limit", type=click.IntRange(min=1), help="The first N of them; of a repository, the oldest.")
 @click.option("--budget-usd", type=click.FloatRange(min=0), help="What the questions may cost, those kept included.")
 @click.option("--concurrency", type=click.IntRange(1, 256), default=16, show_default=True, help="Questions at a time.")
 @click.option("--keep", type=FILE, help="Answers are kept here as they come; the same command goes on with them.")
@@ -48,7 +48,7 @@ FILE = click.Path(dir_okay=False, path_type=Path)
 @click.option("--dry-run", is_flag=True, help="Ask nothing: say what would be asked, and at which length.")
 @AS_JSON
 def triage(
-    file: Path,
+    source: str,
     repository: str | None,
     repo: Path | None,
     model: str | None,
@@ -64,31 +64,22 @@ def triage(
     dry_run: bool,
     as_json: bool,
 ) -> None:
-    """Rank the issues of a file: JSON as GitHub or `gh issue list --json` writes it, or CSV.
+    """Rank the open issues of a repository on GitHub, or of a file: JSON as GitHub or `gh` writes it, or CSV.
 
     Each issue is one short question to the model. Reports of the same are found by their words and asked about once.
     Only a triage in which every issue was asked is exit status 0. --json prints one object in place of the table.
     """
-    from agent.triage.asking import Backlog
-    from worker import local
     from worker.triage import report
-    from worker.triage.files import read_issues
 
     for path, option in ((csv_file, "--csv"), (markdown, "--markdown")):
         try_writing(path, option)
-    issues = _chosen(read_issues(file), labels, since and since.date(), limit)
-    if not issues:
-        raise NotDone(f"{file} holds no open issue that is asked for")
-    backlog = Backlog(
-        repository=repository or file.stem,
-        files=None if repo is None else local.tracked_files(repo.resolve()),
-        titles={issue.number: issue.title for issue in issues},
-    )
+    wanted = Wanted(source, labels, None if since is None else since.replace(tzinfo=UTC), limit)
     here = settings(model=model)
     if dry_run:
-        _show_plan(here, backlog, issues, as_json=as_json)
+        issues = wanted.issues(here, None, Event())
+        _show_plan(here, _backlog(wanted, repository, repo, issues), issues, as_json=as_json)
         return
-    looked, label = _look(here, backlog, issues, keep, budget_usd, concurrency)
+    looked, backlog, label = _look(here, wanted, repository, repo, keep, budget_usd, concurrency)
     each = _forecast(here)
     if csv_file is not None:
         csv_file.write_text(report.as_csv(looked.issues), encoding="utf-8")
@@ -103,72 +94,130 @@ def triage(
     sys.exit(Exit.DONE if looked.stopped is None else Exit.FAILED)
 
 
-def _chosen(
-    issues: Sequence[BacklogIssue], labels: Sequence[str], since: date | None, limit: int | None
-) -> list[BacklogIssue]:
-    """An issue whose last change isn't known counts as changed."""
-    wanted = {label.casefold() for label in labels}
-    start = None if since is None else datetime(since.year, since.month, since.day, tzinfo=UTC)
+@dataclass(frozen=True)
+class Wanted:
+    """Which issues: `source` is a file, or a repository on GitHub."""
 
-    def fits(issue: BacklogIssue) -> bool:
-        changed = issue.updated_at or issue.created_at
-        if changed is not None and changed.tzinfo is None:
-            changed = changed.replace(tzinfo=UTC)
-        new = start is None or changed is None or changed >= start
-        return new and wanted <= {label.casefold() for label in issue.labels}
+    source: str
+    labels: Sequence[str]
+    since: datetime | None
+    limit: int | None
 
-    return [issue for issue in issues if fits(issue)][:limit]
+    @property
+    def file(self) -> Path | None:
+        from worker.runs.asked import is_repository
+
+        path = Path(self.source)
+        if path.is_file():
+            return path
+        if not is_repository(self.source):
+            raise click.BadParameter(
+                f"{self.source!r} is neither a file nor OWNER/REPO, such as acme/shop", param_hint="OWNER/REPO|FILE"
+            )
+        return None
+
+    def issues(self, here: Settings, notebook: Notebook | None, cancel: Event) -> list[BacklogIssue]:
+        """NotDone where there is none."""
+        found = self._listed(here, notebook, cancel) if self.file is None else self._read(self.file)
+        if not found and not cancel.is_set():
+            raise NotDone(f"{self.source} holds no open issue that is asked for")
+        return found
+
+    def _listed(self, here: Settings, notebook: Notebook | None, cancel: Event) -> list[BacklogIssue]:
+        from worker import compose
+        from worker.triage.listing import listed
+
+        return listed(
+            compose.make_forges(here).open(self.source, None),
+            notebook,
+            labels=self.labels,
+            since=self.since,
+            limit=self.limit,
+            now=lambda: datetime.now(UTC),
+            cancel=cancel,
+        )
+
+    def _read(self, file: Path) -> list[BacklogIssue]:
+        from worker.triage.files import read_issues
+
+        wanted = {label.casefold() for label in self.labels}
+
+        def fits(issue: BacklogIssue) -> bool:
+            """One whose last change isn't known counts as changed."""
+            changed = issue.updated_at or issue.created_at
+            if changed is not None and changed.tzinfo is None:
+                changed = changed.replace(tzinfo=UTC)
+            new = self.since is None or changed is None or changed >= self.since
+            return new and wanted <= {label.casefold() for label in issue.labels}
+
+        return [issue for issue in read_issues(file) if fits(issue)][: self.limit]
+
+
+def _backlog(wanted: Wanted, repository: str | None, repo: Path | None, issues: Sequence[BacklogIssue]) -> Backlog:
+    from agent.triage.asking import Backlog
+    from worker import local
+
+    return Backlog(
+        repository=repository or (wanted.source if wanted.file is None else wanted.file.stem),
+        files=None if repo is None else local.tracked_files(repo.resolve()),
+        titles={issue.number: issue.title for issue in issues},
+    )
 
 
 def _look(
     here: Settings,
-    backlog: Backlog,
-    issues: Sequence[BacklogIssue],
+    wanted: Wanted,
+    repository: str | None,
+    repo: Path | None,
     keep: Path | None,
     budget: float | None,
     concurrency: int,
-) -> tuple[Looked, str]:
+) -> tuple[Looked, Backlog, str]:
     from agent.protocols import AsksBeside
     from agent.triage.asking import prompt_hash
     from worker import compose
     from worker.triage.looking import Looking
     from worker.triage.notebook import Forgetful, Notebook
 
-    with closing(compose.make_model(here)) as model:
-        terminal.line(f"{len(issues)} issues; {model.label}", err=True)
+    name = _backlog(wanted, repository, None, ()).repository
+    if wanted.file is not None:
+        wanted.issues(here, None, Event())  # what is wrong with a file is said before a model starts
+    with ExitStack() as stack:
+        model = stack.enter_context(closing(compose.make_model(here)))
         notebook = None
         if keep is not None:
-            notebook = Notebook(keep, repository=backlog.repository, model=model.label, prompt=prompt_hash())
-        kept: Kept = notebook or Forgetful()
+            opened = Notebook(keep, repository=name, model=model.label, prompt=prompt_hash())
+            notebook = stack.enter_context(opened)
+        cancel = stack.enter_context(_stopped_by_signals())
+        issues = wanted.issues(here, notebook, cancel)
+        terminal.line(f"{len(issues)} issues; {model.label}", err=True)
+        backlog = _backlog(wanted, repository, repo, issues)
         looking = Looking(
             opened=model.beside if isinstance(model, AsksBeside) else model.open,
             backlog=backlog,
-            kept=kept,
+            kept=notebook or Forgetful(),
             price=here.prices,
             budget=budget,
             concurrency=concurrency,
+            cancel=cancel,
+            told=stack.enter_context(_progress(len(issues))),
         )
-        try:
-            with _stopped_by_signals(looking), _progress(len(issues)) as told:
-                looking.told = told
-                return looking.through(issues), model.label
-        finally:
-            if notebook is not None:
-                notebook.close()
+        return looking.through(issues), backlog, model.label
 
 
 @contextmanager
-def _stopped_by_signals(looking: Looking) -> Iterator[None]:
-    """Ctrl-C ends the questions under way and keeps what was answered; a second one ends the command."""
+def _stopped_by_signals() -> Iterator[Event]:
+    """Set by Ctrl-C, which ends the questions under way and keeps what was answered; a second one ends the command."""
+    cancel = Event()
 
     def stop(number: int, frame: Any) -> None:  # noqa: ARG001
-        looking.cancel.set()
+        cancel.set()
         signal.signal(number, before[signal.Signals(number)])
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = {number: signal.signal(number, stop) for number in numbers}
     try:
-        yield
+        yield cancel
     finally:
         for number in numbers:
             signal.signal(number, before[number])

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 from pydantic import SecretStr
 
+from agent.triage.backlog import BacklogIssue
 from agent.types import Frozen
 
 Conclusion = Literal["success", "neutral"]
@@ -29,6 +30,13 @@ class Issue(Frozen):
     labels: tuple[str, ...]
     author: str
     url: str
+
+
+class BacklogPage(Frozen):
+    """`more`: another page may follow."""
+
+    issues: tuple[BacklogIssue, ...]
+    more: bool
 
 
 class LabelEvent(Frozen):
@@ -125,6 +133,10 @@ class Forge(Protocol):
 
     def labelled(self, label: str) -> Sequence[Issue]:
         """Open issues that have the label; no pull requests."""
+
+    def backlog(self, page: int, *, labels: Sequence[str], since: datetime | None) -> BacklogPage:
+        """Open issues, the oldest first, a hundred a page less the pull requests among them; `page` from 1. Those with
+        all `labels`, that changed at `since` or later."""
 
     def labelled_by(self, number: int, label: str) -> LabelEvent | None:
         """The newest event that put the label on; None where GitHub doesn't tell who that was."""

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+from datetime import datetime
 from pathlib import Path
 from typing import Final, Literal, Protocol, Self
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from agent.triage.asking import Asked
 from agent.triage.backlog import BacklogIssue
 from agent.types import Frozen
 from worker.errors import SettingsError
+from worker.stages.forge import BacklogPage
 
 FORMAT: Final = "devstral-fix-triage-1"
 
@@ -42,6 +44,18 @@ class _Line(Frozen):
     asked: Asked
 
 
+class Listed(Frozen):
+    """A page of a repository's issues. `of`: which of them were asked for."""
+
+    of: str
+    page: int
+    at: datetime
+    listed: BacklogPage
+
+
+_LINES: TypeAdapter[_Line | Listed] = TypeAdapter(_Line | Listed)
+
+
 def digest(issue: BacklogIssue) -> str:
     """Of what a question shows of the issue. Comments and changes of labels don't ask it anew."""
     return hashlib.sha256(f"{issue.number}\0{issue.title}\0{issue.body}".encode(errors="replace")).hexdigest()
@@ -65,6 +79,7 @@ class Notebook:
         self._path = path
         self._lock = threading.Lock()
         self._answers: dict[str, Asked] = {}
+        self.listed: list[Listed] = []
         head = _Head(repository=repository, model=model, prompt=prompt)
         try:
             text = path.read_bytes() if path.exists() else b""
@@ -88,6 +103,10 @@ class Notebook:
         with self._lock:
             self._write(_Line(issue=digest(issue), asked=asked))
 
+    def keep_page(self, listed: Listed) -> None:
+        with self._lock:
+            self._write(listed)
+
     def close(self) -> None:
         os.close(self._file)
 
@@ -101,8 +120,7 @@ class Notebook:
         for place, line in enumerate(whole.splitlines(), start=1):
             try:
                 if place > 1:
-                    kept = _Line.model_validate_json(line)
-                    self._answers[kept.issue] = kept.asked
+                    self._take(_LINES.validate_json(line))
                     continue
                 began = _Head.model_validate_json(line)
             except ValidationError as error:
@@ -113,7 +131,13 @@ class Notebook:
             if differs:
                 raise SettingsError(f"{self._path} was begun with another {' and '.join(differs)}: name another file")
 
-    def _write(self, line: _Head | _Line) -> None:
+    def _take(self, line: _Line | Listed) -> None:
+        if isinstance(line, _Line):
+            self._answers[line.issue] = line.asked
+        else:
+            self.listed = [*self.listed, line] if line.page > 1 else [line]
+
+    def _write(self, line: _Head | _Line | Listed) -> None:
         data = memoryview(line.model_dump_json().encode() + b"\n")
         while data:
             data = data[os.write(self._file, data) :]

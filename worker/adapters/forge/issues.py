@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
 
 import github
 from github.Issue import Issue as GitHubIssue
 from github.IssueComment import IssueComment
 
+from agent.triage.backlog import BacklogIssue
 from worker.adapters.forge import text
 from worker.adapters.forge.border import translated
 from worker.adapters.forge.connection import Connection, author_of
 from worker.errors import ForgeRefused
-from worker.stages.forge import Comment, Issue, LabelEvent, Reaction
+from worker.stages.forge import BacklogPage, Comment, Issue, LabelEvent, Reaction
 
-MOST_COMMENTS = 1_000
+MOST_COMMENTS, PAGE = 1_000, 100
 
 
 class Issues(Connection):
@@ -32,6 +35,18 @@ class Issues(Connection):
         with translated(f"list the issues of {self._name} with a label"):
             listed = self._repo.get_issues(state="open", labels=[label], sort="created", direction="asc")
             return tuple(_issue(found) for found in listed if "pull_request" not in found.raw_data)
+
+    def backlog(self, page: int, *, labels: Sequence[str], since: datetime | None) -> BacklogPage:
+        wanted = {"state": "open", "sort": "created", "direction": "asc", "per_page": PAGE, "page": page}
+        if labels:
+            wanted["labels"] = ",".join(labels)
+        if since is not None:
+            wanted["since"] = since.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        with translated(f"list page {page} of the open issues of {self._name}"):
+            # Raw: PyGithub's lists know no page to begin with.
+            _, data = self._repo.requester.requestJsonAndCheck("GET", f"{self._repo.url}/issues", parameters=wanted)
+            issues = tuple(_of_backlog(entry) for entry in data if "pull_request" not in entry)
+            return BacklogPage(issues=issues, more=len(data) >= PAGE)
 
     def labelled_by(self, number: int, label: str) -> LabelEvent | None:
         wanted = label.strip().casefold()
@@ -118,4 +133,17 @@ def _comment(comment: IssueComment) -> Comment:
         is_bot=comment.user is not None and comment.user.type == "Bot",
         created_at=comment.created_at,
         updated_at=comment.updated_at,
+    )
+
+
+def _of_backlog(entry: dict[str, Any]) -> BacklogIssue:
+    return BacklogIssue(
+        number=entry["number"],
+        title=entry["title"] or "",
+        body=entry["body"] or "",
+        labels=tuple(label["name"] for label in entry["labels"]),
+        author=(entry["user"] or {}).get("login"),  # null: a deleted account's
+        created_at=entry["created_at"],
+        updated_at=entry["updated_at"],
+        comments=entry["comments"],
     )
