@@ -53,7 +53,7 @@ endef
 # $(call project,python): devstral-fix itself, from this folder.
 project = $(1) -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 
-.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-github test-faults lint up lock bench-control-plane bench-sandbox bench-github bench-agent clean
+.PHONY: help setup setup-engine demo eval-check parity test test-processes test-attacks test-engine test-github test-faults lint up lock bench-control-plane bench-sandbox bench-github bench-triage bench-agent clean
 
 help: ## List the targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-20s %s\n", $$1, $$2}' Makefile
@@ -114,6 +114,9 @@ bench-sandbox: setup ## Speed of sandboxes and snapshots; writes docs/benchmarks
 
 bench-agent: setup ## What a step costs beside the model; writes docs/benchmarks/agent.json.
 	@$(BIN)/devstral-fix bench overhead $(ARGS)
+
+bench-triage: setup ## What looking through a backlog costs; writes docs/benchmarks/triage.json.
+	@$(BIN)/devstral-fix bench triage $(ARGS)
 
 lock: ## Resolve the dependencies anew into requirements/*.txt (needs uv) and package-lock.json (needs npm).
 	@set -x; compile="uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \

@@ -74,6 +74,15 @@ def overhead() -> None:
     sys.exit(overhead.main())
 
 
+@bench.command(epilog="Example: devstral-fix bench triage")
+def triage() -> None:
+    """What looking through a backlog costs beside the model; writes docs/benchmarks, exit status 1 when a goal is
+    missed."""
+    from worker.bench import triage
+
+    sys.exit(triage.main())
+
+
 ENGINE_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option("--max-model-len", type=click.IntRange(1), help="Tokens of one context."),
     click.option("--kv-cache-dtype", default="auto", show_default=True, help="For example fp8."),
