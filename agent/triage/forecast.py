@@ -46,8 +46,8 @@ class Forecast(Frozen):
     based_on: str
 
 
-def forecast(past: Sequence[Past], price: Price) -> Forecast:
-    """`price` is used without enough `past` only: what was spent has its own."""
+def forecast(past: Sequence[Past], price: Price, where: str = "this service") -> Forecast:
+    """`where` the runs were. `price` is used without enough `past` only: what was spent has its own."""
     if len(past) < ENOUGH:
         return _published(len(past), price)
     told = [run.usage.gpu_seconds for run in past if run.usage.gpu_seconds is not None]
@@ -56,7 +56,7 @@ def forecast(past: Sequence[Past], price: Price) -> Forecast:
         tokens=_range([run.usage.prompt + run.usage.completion for run in past]),
         usd=_range([run.usd for run in past]),
         gpu_seconds=_range(told) if len(told) >= ENOUGH else None,
-        based_on=f"{len(past)} runs of this service",
+        based_on=f"{len(past)} runs of {where}",
     )
 
 

@@ -15,12 +15,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from worker import terminal
-from worker.commands.base import AS_JSON, NotDone, settings, try_writing
+from worker.commands.base import AS_JSON, NotDone, in_transaction, settings, try_writing
 from worker.exits import Exit
 
 if TYPE_CHECKING:
     from agent.triage.asking import Backlog
     from agent.triage.backlog import BacklogIssue
+    from agent.triage.forecast import Forecast
     from worker.settings import Settings
     from worker.triage.looking import Looked
     from worker.triage.notebook import Notebook
@@ -80,7 +81,7 @@ def triage(
         _show_plan(here, _backlog(wanted, repository, repo, issues), issues, as_json=as_json)
         return
     looked, backlog, label = _look(here, wanted, repository, repo, keep, budget_usd, concurrency)
-    each = _forecast(here)
+    each = _forecast(here, backlog.repository)
     if csv_file is not None:
         csv_file.write_text(report.as_csv(looked.issues), encoding="utf-8")
     if markdown is not None:
@@ -237,11 +238,20 @@ def _progress(total: int) -> Iterator[Callable[[Any], None]]:
         yield lambda _: progress.advance(task)
 
 
-def _forecast(here: Settings) -> Any:
-    """Without the service's history: a file is looked through where no database may be."""
+def _forecast(here: Settings, repository: str) -> Forecast:
+    """From the ledger, where there is one; a triage needs none."""
     from agent.triage.forecast import forecast
+    from worker.errors import SettingsError
+    from worker.runs import history
+    from worker.store.session import DatabaseUnavailable
 
-    return forecast((), here.prices)
+    try:
+        past, where = in_transaction(lambda session: history.fixes(session, repository))
+    except (SettingsError, DatabaseUnavailable) as error:
+        if here.database_url is not None:
+            terminal.line(f"the ledger can't be asked: {error}", err=True)
+        past, where = (), ""
+    return forecast(past, here.prices, where)
 
 
 def _show_plan(here: Settings, backlog: Backlog, issues: Sequence[BacklogIssue], *, as_json: bool) -> None:
