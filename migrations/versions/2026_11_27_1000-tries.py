@@ -43,7 +43,7 @@ def upgrade() -> None:
         sa.Column("run_id", sa.Uuid(), nullable=False),
         sa.Column("sample", sa.BigInteger(), autoincrement=False, nullable=False),
         sa.Column("profile", sa.Text(), nullable=False),
-        sa.Column("temperature", sa.Float(), nullable=False),
+        sa.Column("temperature", sa.Float()),
         sa.Column("began", sa.BigInteger(), nullable=False),
         sa.Column("model", sa.Text(), nullable=False),
         sa.Column("opening", sa.Text(), nullable=False),

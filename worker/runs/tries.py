@@ -14,9 +14,9 @@ from agent.choice import MOST
 from agent.evidence import Verdict
 from agent.types import AgentResult
 from worker.runs.states import Lease, write
-from worker.store.models import RunKind
+from worker.store.models import Run, RunKind
 from worker.store.text import clean
-from worker.store.tries import Try
+from worker.store.tries import Try, of_run
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +111,16 @@ def end(
 def name(session: Session, lease: Lease, sample: int, why: str) -> None:
     """The critic named it."""
     _set(session, lease, sample, named=clean(why))
+
+
+def adopt(session: Session, lease: Lease, run: Run) -> None:
+    """A concluded run without a row, from before there were any, has one try: its own end."""
+    if of_run(session, run.id):
+        return
+    write(session, lease, lease_owner=lease.owner)
+    values = {"profile": run.profile, "began": 0, "model": run.model or "", "opening": "", "ended_at": func.now()}
+    end = {"exit_status": run.exit_status, "reason": run.reason, "summary": run.summary, "prompt_hash": run.prompt_hash}
+    session.execute(insert(Try).values(run_id=run.id, sample=0, **values, **end))
 
 
 def judge(session: Session, lease: Lease, sample: int, verdict: Verdict, *, evidence_of: int) -> None:

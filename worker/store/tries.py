@@ -35,7 +35,7 @@ class Try(Base):
     run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
     sample: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     profile: Mapped[str]
-    temperature: Mapped[float]
+    temperature: Mapped[float | None]  #: null in rows of runs from before they were kept
     began: Mapped[int]  #: the lease token with which its present trajectory began
     model: Mapped[str]
     opening: Mapped[str]
