@@ -41,7 +41,7 @@ def judged(
 ) -> Judged:
     """What comes of a run: refused where its patch may not be proposed, else by executed tests where it has one, by the
     checked answer of the agent where it has none. Each piece of evidence is `record`ed as it comes. BaselineBusy as
-    `Verifier.verify`; what `check` raises, once `cancel` is set. `known`: of the same change, not to be executed again."""
+    `Verifier.verify`; what `check` raises, once `cancel` is set. `known`: what was executed for the same change."""
     patch, hygiene = subject.patch, subject.settings.hygiene
     existing = verifier.repositories.list_files(subject.git_dir, patch.base_commit)
     if refused := violations(patch, hygiene, existing=existing):

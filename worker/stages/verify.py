@@ -9,7 +9,7 @@ from pathlib import Path
 from uuid import UUID
 
 from agent.evidence import Verdict
-from agent.outcome import Evidence, Patch
+from agent.outcome import Evidence, Outcome, Patch
 from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name
@@ -17,6 +17,7 @@ from worker.holding import Holding
 from worker.observe import Watch
 from worker.runs import baselines, ledger, states, tries
 from worker.runs.states import Lease
+from worker.runs.tries import Cascade
 from worker.stages import candidates
 from worker.stages.baselines import BaselineBusy
 from worker.stages.candidates import Candidate
@@ -27,7 +28,7 @@ from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.revision import in_words
 from worker.stages.verification import MOST_RUNS, Subject, Taken, Verifier
-from worker.store.models import Run, RunState
+from worker.store.models import Run, RunKind, RunState
 from worker.store.session import Store, after_commit
 from worker.store.text import clean
 
@@ -48,6 +49,7 @@ class Verify:
     layers: Layers
     send: Callable[[wakes.Wake], None]
     lease_seconds: float
+    cascade: Cascade = field(default_factory=Cascade)
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self, run_id: UUID) -> None:
@@ -149,13 +151,19 @@ class Verify:
                 tries.judge(session, lease, one.sample, verdict, evidence_of=shared)
 
     def _finish(self, lease: Lease) -> None:
-        """The best of the tries is the run's end from here on."""
+        """The best of the tries is the run's end from here on, or another profile tries once more."""
         with self.store.transaction() as session:
             run = session.get_one(Run, lease.run_id)
             found = candidates.of_run(session, run)
             sample = candidates.chosen(session, run, found).best
             best = next(one for one in found if one.sample == sample)
             assert best.verdict is not None
+            if (onward := self._onward(run, best, found)) is not None:
+                reason = clean(f"tried again with {onward}; {run.profile} ended so: {best.verdict.reason}")
+                states.queue_elsewhere(session, lease, profile=onward, reason=reason)
+                after_commit(session, lambda: self.send(wakes.permit(onward)))
+                log.info("run_goes_on_elsewhere", extra={"profile": onward})
+                return
             states.finish_verify(
                 session,
                 lease,
@@ -168,6 +176,16 @@ class Verify:
             )
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         log.info("run_verified", extra={"outcome": best.verdict.outcome.value, "tries": len(found)})
+
+    def _onward(self, run: Run, best: Candidate, found: Sequence[Candidate]) -> str | None:
+        """The profile that tries next. Only what failed goes on: not a question, a refusal or a broken set-up, and not
+        what a budget ended."""
+        assert best.verdict is not None
+        if run.kind is not RunKind.FIX or best.verdict.outcome is not Outcome.UNSOLVED:
+            return None
+        if any(one.no_room for one in found if one.profile == run.profile):
+            return None
+        return self.cascade.after(run.profile)
 
     def _wait_for_setup(self, lease: Lease, reason: str) -> None:
         log.warning("layer_missing")
