@@ -67,8 +67,8 @@ class Try(Frozen):
 
 
 class Choice(Frozen):
-    """`order`: numbers of the tries, the best first. `by`: what decided between the first two, for people; empty where
-    there was nothing to choose from."""
+    """`order`: numbers of the tries, the best first. `by`: what decided between the best one and the next that is not the
+    same change, for people; empty where there was nothing to choose from."""
 
     order: tuple[int, ...]
     by: str = ""
@@ -124,18 +124,24 @@ def choose(tries: Sequence[Try]) -> Choice:
         for one in tries
     }
     order = tuple(sorted(keys, key=lambda number: keys[number], reverse=True))
-    return Choice(order=order, by=_by(keys[order[0]], keys[order[1]]) if len(order) > 1 else "")
+    changes = {one.number: (normalised(one.patch), one.standing) for one in tries}
+    other = next((number for number in order if changes[number] != changes[order[0]]), None)
+    if len(order) == 1:
+        return Choice(order=order)
+    if other is None:
+        return Choice(order=order, by=_SAME if changes[order[0]][0] else _WORDS[-1])
+    said = next(word for word, a, b in zip(_WORDS, keys[order[0]], keys[other], strict=True) if a != b)
+    return Choice(order=order, by=said)
 
 
-def _by(best: tuple[object, ...], next_best: tuple[object, ...]) -> str:
-    words = (
-        "chosen by what was executed",
-        "chosen since most tries agree on it",
-        "chosen by the model's own comparison: the evidence is the same",
-        "the smallest of those with the same evidence",
-        "the first of those with the same evidence",
-    )
-    return next(said for said, a, b in zip(words, best, next_best, strict=True) if a != b)
+_SAME = "all of them made the same change"
+_WORDS = (
+    "chosen by what was executed",
+    "chosen since most tries agree on it",
+    "chosen by the model's own comparison, since the evidence is the same",
+    "the smallest of those with the same evidence",
+    "the first of those with the same evidence",
+)
 
 
 def _hunks(section: str) -> tuple[str, ...]:

@@ -90,7 +90,8 @@ def test_what_was_executed_comes_first(worse: Try, better: Try) -> None:
 def test_tries_that_agree_outweigh_one_that_stands_alone() -> None:
     alone, one, other = tried(0), tried(1, patch(more=9)), tried(2, patch(at=7, more=9, tests="assert 1"))
     assert choose([alone.model_copy(update={"named": True}), one, other]).order == (1, 2, 0)
-    assert choose([alone, one, other]).by == "the smallest of those with the same evidence"
+    assert choose([alone, one, other]).by == "chosen since most tries agree on it"
+    assert choose([one, other]).by == "all of them made the same change"
     assert choose([one, alone]).by == "the smallest of those with the same evidence"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import case, func, insert, literal, update
+from sqlalchemy import Text, cast, func, insert, update
 from sqlalchemy.orm import Session
 
 from worker.store.attempts import Attempt, AttemptEnd, AttemptStage
@@ -54,7 +54,7 @@ def goes_on(
 
 def noted(session: Session, run_id: UUID, token: int, note: str | None) -> bool:
     """Write down what else an attempt does than to go on with the run's first try. False where it has ended."""
-    words = case((Attempt.note.is_(None), literal(note)), else_=func.concat(Attempt.note, "; ", literal(note)))
+    words = func.nullif(func.concat_ws("; ", Attempt.note, cast(note, Text)), "")
     done = session.execute(
         update(Attempt)
         .where(Attempt.run_id == run_id, Attempt.lease_token == token, Attempt.ended_at.is_(None))
