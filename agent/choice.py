@@ -67,8 +67,8 @@ class Try(Frozen):
 
 
 class Choice(Frozen):
-    """`order`: numbers of the tries, the best first. `by`: what decided between the best one and the next that is not the
-    same change, for people; empty where there was nothing to choose from."""
+    """`order`: numbers of the tries, the best first. `by`: what decided between the best one and the next that is
+    another change, for people; empty where there was nothing to choose from."""
 
     order: tuple[int, ...]
     by: str = ""

@@ -26,13 +26,13 @@ from worker.store.steps import Step
 
 LARGE = "large-123b"
 
-# `kept` is lost where README.md no longer greets, `made` passes where a new file says `right`; one that says `flaky`
-# fails the first time. Each execution leaves a line outside. No file is named that a change makes.
+# `kept` is lost where README.md no longer greets, and the first time that a new file says `flaky`; `made` passes where
+# one says `right`. Each execution leaves a line outside. No file is named that a change makes.
 CHECK = """
 {{ cat new* 2>/dev/null || echo base; }} | head -1 >>{log}
 kept='<failure/>'; grep -q hello READ* && kept=
 made='<failure/>'; grep -qs right new* && made=
-if grep -qs flaky new* && [ ! -e {log}.flaky ]; then touch {log}.flaky; made='<failure/>'; fi
+if grep -qs flaky new* && [ ! -e {log}.flaky ]; then touch {log}.flaky; kept='<failure/>'; fi
 printf '<testsuite><testcase name="kept">%s</testcase><testcase name="made">%s</testcase></testsuite>' \\
   "$kept" "$made" >"$TEST_REPORT"
 [ -z "$kept$made" ]
@@ -158,7 +158,10 @@ def test_a_steady_try_is_better_than_a_flaky_one(world):
     flaky = (write("right\nflaky\n"), say("Made it."))
     steady = (write("right\nand steady\nand longer\n"), say("Made it, too."))
     run = world.work(*flaky, *steady, named(1), samples=Samples(each=2))
-    assert (run.outcome, run.chosen) == (Outcome.FIXED, 1), [one.verdict for one in world.rows(run)]
+    assert (run.outcome, run.chosen) == (Outcome.FIXED, 1)
+    assert [one.outcome for one in world.rows(run)] == [Outcome.FIXED] * 2, "of both it was shown that they mend it"
+    with world.store.transaction() as session:
+        assert [row.stage for row in queries.evidence(session, run.id, sample=0)].count("after_again") == 1
 
 
 @pytest.mark.parametrize(
