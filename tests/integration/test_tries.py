@@ -12,12 +12,15 @@ from sqlalchemy import func, select, text, update
 
 from agent.outcome import Outcome
 from agent.types import ExitStatus
+from api import views
 from tests.factories import issue_request
 from tests.fakes import call, say
 from tests.integration.whole import PROFILE, Whole
+from worker.commands.show import described, lines
 from worker.errors import ModelRejected, ModelUnavailable
 from worker.runs import requests, states
 from worker.runs.accounts import DayLimits
+from worker.runs.recorded import recording
 from worker.runs.tries import Cascade, Samples
 from worker.store import queries, trajectories, tries
 from worker.store.models import Run, RunState, Spend
@@ -44,11 +47,11 @@ class Killed(BaseException):
 
 
 class Tried(Whole):
-    def __init__(self, store, tmp_path):
+    def __init__(self, store, tmp_path, more=""):
         self.log = tmp_path / "executed"
         self.log.touch()
         script = CHECK.format(log=self.log).strip().replace("\n", "\n  ")
-        config = f"test: |\n  {script}\ntest_report_format: junit\ntest_timeout_seconds: 20\n"
+        config = f"test: |\n  {script}\ntest_report_format: junit\ntest_timeout_seconds: 20\n{more}"
         super().__init__(store, tmp_path, {"README.md": "hello\n", ".devstral-fix.yml": config})
         self.number = self.github.open_issue()
         self.ask(issue_request(self.number))
@@ -116,6 +119,31 @@ def test_the_try_with_the_best_evidence_is_delivered(world):
         "try 1 (small-24b, temperature 0.2): unsolved; try 3 (small-24b, temperature 0.6): partial."
     ) in pull.body
     assert not pull.draft
+
+
+def test_a_repository_asks_for_tries_and_gets_no_more_than_its_operator_allows(store, tmp_path):
+    world = Tried(store, tmp_path, "samples: 3\n")
+    run = world.work(*BREAKS, *RIGHT, named(1), samples=Samples(most=2))
+    assert (run.outcome, [one.sample for one in world.rows(run)]) == (Outcome.FIXED, [0, 1])
+    world.heartbeat.close()
+
+
+def test_people_and_programs_are_told_of_each_try(world):
+    run = world.work(*BREAKS, *RIGHT, named(1), samples=Samples(each=2))
+    with world.store.transaction() as session:
+        data = described(session, run.id)
+        shown = views.run(session, run.id)
+        kept = recording(session, run.id)
+    assert [(one["number"], one["outcome"], one["chosen"], one["calls"]) for one in data["tries"]] == [
+        (1, "unsolved", False, 2),
+        (2, "fixed", True, 2),
+    ]
+    told = [line for line in lines(data) if line.startswith("try ")]
+    assert "1 (small-24b, temperature 0.2)  unsolved; named by the comparison; 2 calls, $0.00" in told[0]
+    assert "2 (small-24b, temperature 0.4)  fixed; the best one; 2 calls" in told[1]
+    assert [one["outcome"] for one in shown["tries"]] == ["unsolved", "fixed"]
+    assert kept.totals.calls == shown["steps"] == 2
+    assert "right" in kept.patch
 
 
 def test_the_ledger_sums_over_all_tries_and_the_comparison(world):
