@@ -15,8 +15,9 @@ from worker.store import queries, trajectories
 
 
 def recording(session: Session, run_id: UUID) -> Recording | None:
-    """The run's present trajectory, of several tries the one that was chosen; None when there is no such run. Its calls are those of its steps, its totals the
-    ledger's: they also hold what attempts before have used."""
+    """The run's present trajectory, of several tries the one that was chosen; None when there is no such run. Its calls
+    are those of its steps, its totals the ledger's: they also hold what attempts before have used, and its tokens and
+    money those of all tries."""
     run = queries.run(session, run_id)
     if run is None:
         return None
