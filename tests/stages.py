@@ -126,9 +126,9 @@ class Stages:
     def work(self, *answers: Any, **options: Any) -> Run:
         """Until nothing is left to do; `answers` are the model's. The newest run, as it is then."""
         self.pursuer(*answers, **options)()
-        return self.finish()
+        return self.follow()
 
-    def finish(self) -> Run:
+    def follow(self) -> Run:
         """What the messages that were sent ask for, but for permits."""
         tasks = {wakes.VERIFY: self.verify, wakes.DELIVER: self.deliver}
         while due := [wake for wake in self.sent if wake.task in tasks]:

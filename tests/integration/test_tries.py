@@ -293,7 +293,7 @@ def test_verification_goes_on_where_a_worker_was_lost_between_two_changes(world,
     monkeypatch.undo()
     world.lost()
     world.verify(world.newest().id)
-    run = world.finish()
+    run = world.follow()
     assert (run.state, run.outcome, run.chosen) == (RunState.DELIVERED, Outcome.FIXED, 1)
     assert "bye" not in world.executed[executed:]
     assert len(world.executed) > executed
@@ -422,5 +422,5 @@ def test_cancelled_before_it_was_judged_it_goes_nowhere(world):
     world.pursuer(*BREAKS)()
     with world.store.transaction() as session:
         requests.cancel(session, world.newest().id, by="ann")
-    run = world.finish()
+    run = world.follow()
     assert (run.state, run.profile) == (RunState.CANCELLED, PROFILE)
