@@ -8,7 +8,7 @@ from uuid import UUID
 from sqlalchemy.orm import Session
 
 from worker.runs import accounts, budget_words, quarantine, queue_position
-from worker.store import queries
+from worker.store import queries, tries
 from worker.store.models import Run, RunState
 from worker.store.money import Account
 
@@ -41,7 +41,8 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "tokenizer": row.tokenizer,
         "isolation": row.isolation.value if row.isolation else None,
         "attempt": row.attempt,
-        "steps": queries.step_count(session, run_id),
+        "steps": queries.step_count(session, run_id, sample=row.chosen),
+        "tries": [_try(one) for one in tries.of_run(session, run_id)],
         "calls": row.calls,
         "usage": {
             "prompt": row.prompt_tokens,
@@ -72,6 +73,16 @@ def run(session: Session, run_id: UUID) -> dict[str, Any] | None:
         "started_at": row.started_at.isoformat() if row.started_at else None,
         "concluded_at": row.concluded_at.isoformat() if row.concluded_at else None,
         "finished_at": row.finished_at.isoformat() if row.finished_at else None,
+    }
+
+
+def _try(one: tries.Try) -> dict[str, Any]:
+    return {
+        "sample": one.sample,
+        "profile": one.profile,
+        "temperature": one.temperature,
+        "exit_status": one.exit_status.value if one.exit_status else None,
+        "outcome": one.outcome.value if one.outcome else None,
     }
 
 

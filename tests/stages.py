@@ -100,7 +100,8 @@ class Stages:
         with self.store.transaction() as session:
             return session.get_one(Delivery, delivery_id)
 
-    def pursuer(self, *answers: Any) -> Pursue:
+    def pursuer(self, *answers: Any, profile: str = PROFILE, **options: Any) -> Pursue:
+        """`options` are fields of `Pursue`."""
         self.model = FakeModel(*answers)
         solver = Solver(
             model=self.model,
@@ -116,14 +117,19 @@ class Stages:
             repositories=self.repositories,
             layers=self.layers,
             send=self.sent.append,
-            profile=PROFILE,
+            profile=profile,
             lease_seconds=60,
             stopping=self.stopping,
+            **options,
         )
 
-    def work(self, *answers: Any) -> Run:
+    def work(self, *answers: Any, **options: Any) -> Run:
         """Until nothing is left to do; `answers` are the model's. The newest run, as it is then."""
-        self.pursuer(*answers)()
+        self.pursuer(*answers, **options)()
+        return self.follow()
+
+    def follow(self) -> Run:
+        """What the messages that were sent ask for, but for permits."""
         tasks = {wakes.VERIFY: self.verify, wakes.DELIVER: self.deliver}
         while due := [wake for wake in self.sent if wake.task in tasks]:
             self.sent.remove(due[0])

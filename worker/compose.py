@@ -29,6 +29,7 @@ from worker.observe import Metrics, Tracing, Watch
 from worker.profiles import profile
 from worker.runs.accounts import DayLimits
 from worker.runs.caps import Caps
+from worker.runs.tries import Samples
 from worker.settings import EXAMPLES, PREFIX, Settings
 from worker.stages.attempt import Solver
 
@@ -211,6 +212,10 @@ def day_limits(settings: Settings) -> DayLimits:
         installation=settings.budget_installation_usd_per_day,
         everything=settings.budget_global_usd_per_day,
     )
+
+
+def samples(settings: Settings) -> Samples:
+    return Samples(each=settings.samples, most=settings.max_samples, idle=settings.samples_idle, critic=settings.critic)
 
 
 def caps(settings: Settings) -> Caps:

@@ -9,20 +9,23 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent import choice
 from agent.evidence import Verdict
+from agent.loop import Agent
 from agent.outcome import Evidence, Outcome, Patch
+from agent.protocols import Isolation
 from agent.trajectory import EndLine, Header, JsonlJournal, SpendLine, StepLine, header
 from agent.types import Price, Usage
-from worker import compose
+from worker import compose, local_tries
 from worker.errors import Permanent, ServiceError, SettingsError
 from worker.settings import Settings
 from worker.stages import config
 from worker.stages.attempt import Attempt
 from worker.stages.config import RepositoryConfig
-from worker.stages.judging import judged
 from worker.stages.layer import layer_of, needed
 from worker.stages.setup import Builder, SetUpFailed
 from worker.stages.verification import Subject, Verifier
@@ -33,17 +36,18 @@ class NotSetUp(Permanent):
 
 
 class _Kept(JsonlJournal):
-    """A trajectory that is kept as long as it can be written: a full disk costs no run. `usd_low` is what its calls
-    cost at least."""
+    """A trajectory that is kept as long as it can be written: a full disk costs no run. `usd` is what its calls cost at
+    most, `usd_low` at least."""
 
     def __init__(self, path: Path, price: Price, note: Callable[[str], None]) -> None:
         super().__init__(path)
         self._price = price
         self._note = note
         self._broken = False
-        self.usd_low = 0.0
+        self.usd = self.usd_low = 0.0
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
+        self.usd += usd
         self.usd_low += self._price.call(usage)[0]
         super().spend(call, usage, usd, seconds)
 
@@ -64,7 +68,9 @@ class LocalFix:
     attempt: Attempt
     verdict: Verdict
     evidence: tuple[Evidence, ...]
-    usd_low: float  #: what it cost at least; `attempt` has the most
+    usd_low: float  #: what everything cost at least; `attempt` has the most that it did itself
+    others_usd: float = 0.0  #: what other tries cost at most, and the model's comparison of them
+    tries: tuple[dict[str, Any], ...] = ()  #: JSON-ready; empty where there was one
 
     @property
     def deliverable(self) -> bool:
@@ -119,8 +125,10 @@ def fix(
     trajectory: Path | None,
     note: Callable[[str], None],
     set_up: bool = True,
+    samples: int = 1,
 ) -> LocalFix:
-    """Pursue the issue on the repository's HEAD in a sandbox and verify the patch; the repository stays untouched.
+    """Pursue the issue on the repository's HEAD in a sandbox and verify the patch; the repository stays untouched. Of
+    several `samples` the best one comes back; each may use all of the limits.
 
     What the repository needs is installed first, as for the service; Permanent when that fails. Its layer is kept in
     the settings' data directory for the next time, and nowhere when nothing is needed.
@@ -149,36 +157,54 @@ def fix(
                 sandbox=sandbox, repositories=repositories, layers=layers, egress=compose.make_egress(settings)
             )
             key = made(builder, git_dir, str(repo), commit, settings_of_repo)
-        with (
-            layer_of(layers, key) as layer,
-            _Kept(trajectory or Path(scratch) / "trajectory.jsonl", solver.price, note) as journal,
-        ):
-            attempt = solver.solve(
-                git_dir,
-                task,
-                journal,
-                cancel,
-                starting=lambda agent: journal.begin(header(agent, settings.isolation)),
-                layer=layer,
-            )
-            journal.end(attempt.result, attempt.patch)
-        end = attempt.result
-        note(f"agent: {end.exit_status.value} after {end.steps} steps ({attempt.reason})")
+        attempts: list[Attempt] = []
+        usd_low = 0.0
+        temperatures = [choice.temperature(solver.sampling.temperature, number) for number in range(samples)]
+        kept_at = trajectory or Path(scratch) / "trajectory.jsonl"
         with layer_of(layers, key) as layer:
-            subject = Subject(
-                git_dir=git_dir, repository=repo.name, patch=attempt.patch, settings=settings_of_repo, layer=layer
-            )
+            for number, temperature in enumerate(temperatures):
+                warm = solver.sampling.model_copy(update={"temperature": temperature})
+                with _Kept(local_tries.kept_at(kept_at, number), solver.price, note) as journal:
+                    attempt = replace(solver, sampling=warm).solve(
+                        git_dir,
+                        task,
+                        journal,
+                        cancel,
+                        starting=partial(_begin, journal, settings.isolation),
+                        layer=layer,
+                    )
+                    journal.end(attempt.result, attempt.patch)
+                attempts.append(attempt)
+                usd_low += journal.usd_low
+                end = attempt.result
+                which = f"agent (try {number + 1} of {samples})" if samples > 1 else "agent"
+                note(f"{which}: {end.exit_status.value} after {end.steps} steps ({attempt.reason})")
+        with _Kept(Path(scratch) / "critic.jsonl", solver.price, note) as spent:
+            named = local_tries.critics_word(solver, task, attempts, spent, cancel, note) if settings.critic else None
+        with layer_of(layers, key) as layer:
+
+            def subject(of: Attempt) -> Subject:
+                return Subject(
+                    git_dir=git_dir, repository=repo.name, patch=of.patch, settings=settings_of_repo, layer=layer
+                )
+
             verifier = Verifier(sandbox=sandbox, repositories=repositories)
-            found = judged(
-                verifier,
-                subject,
-                end.exit_status,
-                end.summary,
-                number=None,
-                cancel=cancel,
-                record=lambda _: None,
-            )
-        return LocalFix(attempt=attempt, verdict=found.verdict, evidence=found.evidence, usd_low=journal.usd_low)
+            verdicts = local_tries.judge(verifier, subject, attempts, cancel)
+        found = local_tries.chosen(attempts, verdicts, named)
+        if found.by:
+            note(f"best of {samples} tries: try {found.best + 1}, {found.by}")
+        return LocalFix(
+            attempt=attempts[found.best],
+            verdict=verdicts[found.best].verdict,
+            evidence=verdicts[found.best].evidence,
+            usd_low=usd_low + spent.usd_low,
+            others_usd=sum(one.result.usd for one in attempts) - attempts[found.best].result.usd + spent.usd,
+            tries=local_tries.described(attempts, verdicts, temperatures, found.best),
+        )
+
+
+def _begin(journal: JsonlJournal, isolation: Isolation, agent: Agent) -> None:
+    journal.begin(header(agent, isolation))
 
 
 def made(builder: Builder, git_dir: Path, name: str, commit: str, settings: RepositoryConfig) -> str | None:
@@ -225,8 +251,9 @@ def summary(result: LocalFix) -> dict[str, Any]:
         "exit_status": agent.exit_status.value,
         "steps": agent.steps,
         "usage": agent.usage.model_dump(),
-        "cost_usd": round(agent.usd, 6),  # as the ledger's columns
+        "cost_usd": round(agent.usd + result.others_usd, 6),  # as the ledger's columns
         "cost_usd_low": round(result.usd_low, 6),
+        "tries": list(result.tries),
         "evidence": [piece.model_dump(mode="json", exclude={"output"}) for piece in result.evidence],
         "files": [change.path for change in result.patch.files],
         "patch": result.patch.diff.encode("utf-8", "surrogateescape").decode("utf-8", "replace"),

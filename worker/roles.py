@@ -29,6 +29,7 @@ from worker.presence import Presence
 from worker.process import Duty, Process, Runtime, UseCases, closes
 from worker.prune import PruneRows, PruneRunDirs
 from worker.queue import Publisher
+from worker.runs.tries import Cascade
 from worker.settings import Settings
 from worker.shutdown import Shutdown
 from worker.stages.baselines import KeptBaselines
@@ -136,6 +137,7 @@ def _gpu(process: Process) -> Duty:
         repository_slots=settings.repository_slots,
         repository_turn=settings.repository_turn,
         days=compose.day_limits(settings),
+        samples=compose.samples(settings),
         watch=process.watch,
     )
     return Duty(
@@ -180,6 +182,7 @@ def _cpu(process: Process) -> Duty:
             layers=layers,
             send=process.send,
             lease_seconds=settings.lease_seconds,
+            cascade=Cascade(settings.cascade),
             watch=process.watch,
         ),
         wakes.SETUP: SetUp(

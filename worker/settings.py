@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, SecretStr, ValidationError, field_validat
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from pydantic_settings import SettingsError as Undecodable
 
+from agent.choice import MOST
 from agent.protocols import Isolation
 from agent.types import Limits, Price
 from worker.errors import SettingsError
@@ -105,6 +106,17 @@ class Settings(BaseSettings):
     tekken_file: Path | None = Field(default=None, description="the model's own tokenizer file")
     price: Price | None = Field(default=None, description='JSON, USD per million: {"prompt": 0.1, "completion": 0.3}')
     limits: Limits = Limits()
+    samples: int = Field(default=1, ge=1, le=MOST, description="tries of an issue whose repository does not say")
+    max_samples: int = Field(default=4, ge=1, le=MOST, description="what a repository may ask for")
+    samples_idle: int = Field(
+        default=0, ge=0, le=MOST, description="so many in all while no other run waits for the profile; 0: no more"
+    )
+    critic: bool = Field(
+        default=True, description="the model compares tries that differ; used where tests do not decide"
+    )
+    cascade: tuple[Annotated[str, Field(pattern=PROFILE)], ...] = Field(
+        default=(), description="profiles in the order in which a run goes on where it failed; each needs its workers"
+    )
     review: bool = Field(default=True, description="the model looks at its change once more before it is proposed")
     isolation: Isolation = Isolation.STRICT
     sandbox: SandboxBackend = Field(default="bwrap", description="container: docker or podman; runsc: experimental")
@@ -215,6 +227,13 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         return tuple(host.strip(" \"'") for host in value.strip(" []").split(",") if host.strip(" \"'"))
+
+    @field_validator("cascade")
+    @classmethod
+    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) != len(value):
+            raise ValueError("a profile stands in it twice")
+        return value
 
     @field_validator("database_url")
     @classmethod

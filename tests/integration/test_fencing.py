@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 from sqlalchemy import select, text, update
 
+from agent.evidence import Verdict
 from agent.outcome import Outcome
 from agent.types import ExitStatus
 from tests.factories import queue_run
@@ -16,7 +17,7 @@ from tests.integration.test_ledger import EVIDENCE, PATCH, STEP
 from tests.integration.test_ledger import book as book_call
 from worker.errors import LeaseLost
 from worker.heartbeat import Heartbeat
-from worker.runs import attempts, ledger, setups, states
+from worker.runs import attempts, ledger, setups, states, tries
 from worker.runs.states import Lease
 from worker.store import queries, trajectories
 from worker.store.base import Base
@@ -88,6 +89,16 @@ LATE = {
     "columns": lambda session, lease: states.write(session, lease, summary="late"),
     "hand back": lambda session, lease: states.hand_back_stage(session, lease, reason="late", wait=0.0, counts=True),
     "set-up": setups.hold,
+    "try begins": lambda session, lease: tries.begin(
+        session, lease, 1, profile="p", temperature=0.4, model="m", opening="o", anew=True
+    ),
+    "try is named": lambda session, lease: tries.name(session, lease, 0, "late"),
+    "try is judged": lambda session, lease: tries.judge(
+        session, lease, 0, Verdict(outcome=Outcome.FIXED, reason="late"), evidence_of=0
+    ),
+    "to another profile": lambda session, lease: states.queue_elsewhere(
+        session, lease, profile="large-123b", reason="late"
+    ),
     **{
         f"to {to.value}": lambda session, lease, to=to: states.advance(session, lease, to, reason="late")
         for to in states.ENDS

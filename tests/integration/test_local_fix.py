@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from agent.evidence import Verdict
 from agent.outcome import FileChange, Patch
+from agent.trajectory import load
 from agent.types import AgentResult, Price, Usage
 from tests.factories import COMMIT, TREE
 from tests.terminals import on_a_terminal
@@ -119,6 +120,27 @@ def test_apply_output_json_and_trajectory(repo, script, tmp_path):
     assert git(repo, "diff", "--name-only").split() == ["textkit/wrapping.py"]
     kinds = [json.loads(line).get("kind") for line in trajectory.read_text().splitlines()]
     assert len(kinds) >= 2 + 5 + 5
+
+
+def test_several_tries_of_which_the_best_is_taken(repo, script, tmp_path):
+    """The script's model says the same each time, so they agree and nothing is compared."""
+    asked = ("--repo", repo, "--issue-file", ISSUE, "--model", f"scripted:{script}", "--json", "--samples", "2")
+    done = fix(*asked, "--trajectory", tmp_path / "t.jsonl", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "agent (try 2 of 2): submitted after 6 steps" in done.stderr
+    assert "best of 2 tries: try 1, all of them made the same change" in done.stderr
+    result = json.loads(done.stdout)
+    assert [(one["temperature"], one["outcome"], one["chosen"]) for one in result["tries"]] == [
+        (0.2, "fixed", True),
+        (0.4, "fixed", False),
+    ]
+    assert result["cost_usd"] == pytest.approx(2 * result["tries"][0]["cost_usd"], abs=2e-6)
+    assert [load(tmp_path / name).header.sampling.temperature for name in ("t.jsonl", "t-2.jsonl")] == [0.2, 0.4]
+    done = fix(*asked, "--trajectory", tmp_path / "t-3.jsonl", "--samples", "1", cwd=tmp_path)
+    assert json.loads(done.stdout)["tries"] == []
+    (tmp_path / "u-2.jsonl").write_text("mine")
+    done = fix(*asked, "--trajectory", tmp_path / "u.jsonl", cwd=tmp_path)
+    assert (done.returncode, "u-2.jsonl exists" in done.stderr) == (2, True)
 
 
 def test_apply_reaches_the_whole_work_tree_from_a_subdirectory_and_from_a_hook(repo, script, tmp_path):

@@ -200,7 +200,7 @@ def test_killed_between_the_last_step_and_the_conclusion_no_model_is_asked_again
     from worker.runs import ledger
 
     plain = ledger.record_patch
-    monkeypatch.setattr(ledger, "record_patch", lambda *_: (_ for _ in ()).throw(Killed))
+    monkeypatch.setattr(ledger, "record_patch", lambda *_, **_k: (_ for _ in ()).throw(Killed))
     with pytest.raises(Killed):
         world.pursue(call(WRITE), say("Made it."))
     monkeypatch.setattr(ledger, "record_patch", plain)

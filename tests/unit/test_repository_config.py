@@ -28,6 +28,8 @@ def test_values_are_read():
         (b"test_report_format: xml", "test_report_format"),
         (b"test_report: /etc/passwd", "test_report"),
         (b"max_changed_files: 0", "max_changed_files"),
+        (b"samples: 0", "samples"),
+        (b"samples: 9", "samples"),
         (b"max_open_pull_requests: 0", "max_open_pull_requests"),
         (b"max_pull_requests_per_day: many", "max_pull_requests_per_day"),
         (b"test: 'open", "not valid YAML"),

@@ -117,3 +117,18 @@ def test_limits_are_settable_in_parts(monkeypatch):
     monkeypatch.setenv("DEVSTRAL_FIX_LIMITS", '{"steps": 5}')
     limits = Settings.load().limits
     assert (limits.steps, limits.usd) == (5, 3.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("SAMPLES", "0"), ("SAMPLES", "9"), ("MAX_SAMPLES", "0"), ("SAMPLES_IDLE", "9"), ("CASCADE", '["a", "a"]')],
+)
+def test_tries_and_cascades_that_can_not_be_are_told(monkeypatch, name, value):
+    monkeypatch.setenv(f"DEVSTRAL_FIX_{name}", value)
+    with pytest.raises(SettingsError, match=f"DEVSTRAL_FIX_{name}"):
+        Settings.load()
+
+
+def test_a_cascade_is_read_in_its_order(monkeypatch):
+    monkeypatch.setenv("DEVSTRAL_FIX_CASCADE", '["small-24b", "large-123b"]')
+    assert Settings.load().cascade == ("small-24b", "large-123b")

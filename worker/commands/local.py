@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from agent.choice import MOST
 from agent.protocols import Isolation
 from worker import terminal
 from worker.commands.base import AS_JSON, settings, try_writing
@@ -42,6 +43,9 @@ def demo(model: str | None, *, as_json: bool, keep: bool, record: Path | None) -
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Write the patch here.")
 @click.option("--trajectory", type=click.Path(dir_okay=False, path_type=Path), help="Keep the trajectory (JSON lines).")
 @click.option("--isolation", type=click.Choice([i.value for i in Isolation]), default="basic", show_default=True)
+@click.option(
+    "--samples", type=click.IntRange(1, MOST), default=1, show_default=True, help="Tries, of which the best is taken."
+)
 @click.option("--setup/--no-setup", default=True, show_default=True, help="Install what the repository needs, first.")
 @click.option("--apply", "apply_patch", is_flag=True, help="Change the repository's files as the patch says.")
 @AS_JSON
@@ -52,6 +56,7 @@ def fix(
     output: Path | None,
     trajectory: Path | None,
     isolation: str,
+    samples: int,
     *,
     setup: bool,
     apply_patch: bool,
@@ -60,14 +65,16 @@ def fix(
     """Fix an issue in a local git repository and print the patch; the repository stays untouched.
 
     The issue file's first line is the title. --apply changes the files only for a fixed or partial outcome. Only fixed
-    is exit status 0. --json prints its object in place of the patch; where nothing came back it holds the `error`.
+    is exit status 0. Trajectories of further tries are kept beside the first (t-2.jsonl). --json prints its object in
+    place of the patch; where nothing came back it holds the `error`.
     """
-    from worker import local
+    from worker import local, local_tries
 
     try_writing(output, "--output")
     try_writing(trajectory, "--trajectory")
-    if trajectory is not None and trajectory.exists():
-        raise click.BadParameter(f"{trajectory} exists", param_hint="--trajectory")
+    for kept in () if trajectory is None else (local_tries.kept_at(trajectory, number) for number in range(samples)):
+        if kept.exists():
+            raise click.BadParameter(f"{kept} exists", param_hint="--trajectory")
     title, body = _issue(issue_file)
     try:
         top = local.work_tree(repo.resolve()) if apply_patch else None
@@ -78,6 +85,7 @@ def fix(
             body=body,
             trajectory=trajectory,
             set_up=setup,
+            samples=samples,
             note=lambda line: terminal.line(line, err=True),
         )
     except ServiceError as error:

@@ -14,6 +14,8 @@ from worker.commands.base import AS_JSON, NotDone, in_transaction
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from worker.store.models import Run
+
 
 @click.command("show", epilog="Example: devstral-fix runs show 01990000-0000-7000-8000-000000000000 --json | jq .")
 @click.argument("run_id", type=click.UUID)
@@ -103,8 +105,9 @@ def described(session: Session, run_id: UUID) -> dict[str, Any] | None:
                 "model_seconds": step.model_seconds,
                 **_call(step),
             }
-            for step in trajectories.steps(session, run_id)
+            for step in trajectories.steps(session, run_id, sample=run.chosen)
         ],
+        "tries": _tries(session, run),
         "evidence": [
             {
                 "stage": e.stage,
@@ -148,6 +151,7 @@ def lines(data: dict[str, Any]) -> list[str]:
             f"attempt   {numbers[attempt['token']]} {attempt['stage']} by {attempt.get('owner') or '?'}  {span}  "
             f"{ending}{counted}{cost}{f'  {words}' if words else ''}"
         )
+    shown += [f"try       {words}" for words in map(_try_words, data["tries"])]
     for step in data["steps"]:
         tools = ", ".join(step["tools"]) or "no tool call"
         failed = f", {step['failed']} failed" if step["failed"] else ""
@@ -164,6 +168,38 @@ def lines(data: dict[str, Any]) -> list[str]:
     if data["outcome"] and not data["evidence"]:
         shown.append("evidence  not verified: nothing was executed")
     return shown
+
+
+def _tries(session: Session, run: Run) -> list[dict[str, Any]]:
+    """Nothing of a run that had one. Steps and evidence are those of the chosen one."""
+    from worker.store import tries
+
+    rows, costs = tries.of_run(session, run.id), tries.costs(session, run.id)
+    if len(rows) < 2:
+        return []
+    return [
+        {
+            "number": one.sample + 1,
+            "profile": one.profile,
+            "temperature": one.temperature,
+            "exit_status": one.exit_status.value if one.exit_status else None,
+            "outcome": one.outcome.value if one.outcome else None,
+            "reason": one.verdict or one.reason,
+            "named": one.named,
+            "chosen": one.sample == run.chosen and run.outcome is not None,
+            "calls": costs[one.sample].calls if one.sample in costs else 0,
+            "cost_usd": float(costs[one.sample].usd) if one.sample in costs else 0.0,
+        }
+        for one in rows
+    ]
+
+
+def _try_words(one: dict[str, Any]) -> str:
+    at = "" if one["temperature"] is None else f", temperature {one['temperature']:g}"
+    end = one["outcome"] or one["exit_status"] or "at work"
+    marks = ["the best one"] * one["chosen"] + ["named by the comparison"] * (one["named"] is not None)
+    cost = f"{one['calls']} calls, {money.usd(one['cost_usd'], one['cost_usd'])}"
+    return f"{one['number']} ({one['profile']}{at})  {'; '.join([end, *marks, cost, *filter(None, [one['reason']])])}"
 
 
 def _cached(usage: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from uuid import UUID
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import Text, cast, func, insert, update
 from sqlalchemy.orm import Session
 
 from worker.store.attempts import Attempt, AttemptEnd, AttemptStage
@@ -47,6 +47,18 @@ def goes_on(
         update(Attempt)
         .where(Attempt.run_id == run_id, Attempt.lease_token == token, Attempt.ended_at.is_(None))
         .values(first_step=first_step, model=model, opening=opening, note=note)
+        .execution_options(synchronize_session=False)
+    )
+    return bool(done.rowcount)  # type: ignore[attr-defined]
+
+
+def noted(session: Session, run_id: UUID, token: int, note: str | None) -> bool:
+    """Write down what else an attempt does than to go on with the run's first try. False where it has ended."""
+    words = func.nullif(func.concat_ws("; ", Attempt.note, cast(note, Text)), "")
+    done = session.execute(
+        update(Attempt)
+        .where(Attempt.run_id == run_id, Attempt.lease_token == token, Attempt.ended_at.is_(None))
+        .values(note=words)
         .execution_options(synchronize_session=False)
     )
     return bool(done.rowcount)  # type: ignore[attr-defined]

@@ -44,7 +44,9 @@ def _run(lease: Lease) -> Any:
     )
 
 
-def reserve(session: Session, lease: Lease, call: int, worst: Amount, limited: Limited) -> Refusal | None:
+def reserve(
+    session: Session, lease: Lease, call: int, worst: Amount, limited: Limited, *, sample: int = 0
+) -> Refusal | None:
     """Set `worst` aside for one call, in all of its accounts or in none. LeaseLost when the run is in other hands."""
     run = session.execute(_run(lease)).one_or_none()
     if run is None:
@@ -70,7 +72,13 @@ def reserve(session: Session, lease: Lease, call: int, worst: Amount, limited: L
     ids = [account.id for account in accounts]
     session.execute(
         insert(Reservation).values(
-            run_id=lease.run_id, lease_token=lease.token, call=call, accounts=ids, usd=worst.usd, tokens=worst.tokens
+            run_id=lease.run_id,
+            sample=sample,
+            lease_token=lease.token,
+            call=call,
+            accounts=ids,
+            usd=worst.usd,
+            tokens=worst.tokens,
         )
     )
     session.execute(
@@ -90,10 +98,10 @@ def _fits(account: Account, worst: Amount, reserved_usd: Decimal, reserved_token
     return money and tokens
 
 
-def settle(session: Session, lease: Lease, call: int, *, spent: Amount) -> None:
+def settle(session: Session, lease: Lease, call: int, *, spent: Amount, sample: int = 0) -> None:
     """Replace a call's reservation by what it cost, in the transaction of its ledger row; a call that was never
     reserved counts all the same."""
-    reservation = session.execute(_taken(Reservation.run_id == lease.run_id, _of(lease, call))).one_or_none()
+    reservation = session.execute(_taken(Reservation.run_id == lease.run_id, _of(lease, call, sample))).one_or_none()
     if reservation is not None:
         ids = [account.id for account in locked(session, Account.id.in_(reservation.accounts))]
         freed = Amount(reservation.usd, reservation.tokens)
@@ -115,8 +123,8 @@ def settle(session: Session, lease: Lease, call: int, *, spent: Amount) -> None:
     )
 
 
-def _of(lease: Lease, call: int) -> Any:
-    return (Reservation.lease_token == lease.token) & (Reservation.call == call)
+def _of(lease: Lease, call: int, sample: int) -> Any:
+    return (Reservation.lease_token == lease.token) & (Reservation.call == call) & (Reservation.sample == sample)
 
 
 def _taken(*conditions: Any) -> Any:
@@ -128,9 +136,9 @@ def _taken(*conditions: Any) -> Any:
     )
 
 
-def release(session: Session, lease: Lease, call: int) -> None:
+def release(session: Session, lease: Lease, call: int, *, sample: int = 0) -> None:
     """Free what a call that was not answered had set aside. Nothing to do when that happened already."""
-    _free(session, session.execute(_taken(Reservation.run_id == lease.run_id, _of(lease, call))).all())
+    _free(session, session.execute(_taken(Reservation.run_id == lease.run_id, _of(lease, call, sample))).all())
 
 
 def release_stale(session: Session) -> int:

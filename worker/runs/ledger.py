@@ -57,10 +57,11 @@ def book(
     profile: str,
     model: str,
     cost_low: float | None = None,
+    sample: int = 0,
 ) -> None:
     """Book one model call and settle its reservation. LeaseLost, and nothing booked, when the run is in other hands.
 
-    `cost_low`: what it cost at least, where `cost` is an upper bound.
+    `cost_low`: what it cost at least, where `cost` is an upper bound; `sample`: the try that made it.
     """
     amount, low = usd(cost), usd(cost if cost_low is None else cost_low)
     write(
@@ -77,6 +78,7 @@ def book(
     session.execute(
         insert(Spend).values(
             run_id=lease.run_id,
+            sample=sample,
             lease_token=lease.token,
             call=call,
             profile=profile,
@@ -94,16 +96,17 @@ def book(
     # What is shared with other runs comes last, the busiest at the very end: it is held for the shortest.
     what = {"profile": profile, "model": clean(model)}
     totals.add(session, lease.run_id, usage, **what, amount=amount, low=low, seconds=seconds)
-    budgets.settle(session, lease, call, spent=Amount(amount, usage.prompt + usage.completion))
+    budgets.settle(session, lease, call, sample=sample, spent=Amount(amount, usage.prompt + usage.completion))
 
 
-def record_step(session: Session, lease: Lease, step: types.Step, *, model: str = "") -> None:
+def record_step(session: Session, lease: Lease, step: types.Step, *, model: str = "", sample: int = 0) -> None:
     """`model`: the label of the one that answered."""
     times, kept = step.times, step.generated
     write(session, lease, lease_owner=lease.owner)
     session.execute(
         insert(Step).values(
             run_id=lease.run_id,
+            sample=sample,
             lease_token=lease.token,
             index=step.index,
             thought=clean(step.thought),
@@ -215,11 +218,12 @@ def _generated(row: Step) -> GeneratedIds | None:
     return GeneratedIds.stored(row.generated, row.vocabulary)
 
 
-def record_patch(session: Session, lease: Lease, patch: outcome.Patch) -> None:
+def record_patch(session: Session, lease: Lease, patch: outcome.Patch, *, sample: int = 0) -> None:
     write(session, lease, lease_owner=lease.owner)
     session.execute(
         insert(Patch).values(
             run_id=lease.run_id,
+            sample=sample,
             base_commit=patch.base_commit,
             tree=patch.tree,
             diff=patch.diff.encode("utf-8", "surrogateescape"),
@@ -228,11 +232,12 @@ def record_patch(session: Session, lease: Lease, patch: outcome.Patch) -> None:
     )
 
 
-def record_evidence(session: Session, lease: Lease, evidence: outcome.Evidence) -> None:
+def record_evidence(session: Session, lease: Lease, evidence: outcome.Evidence, *, sample: int = 0) -> None:
     write(session, lease, lease_owner=lease.owner)
     session.execute(
         insert(Evidence).values(
             run_id=lease.run_id,
+            sample=sample,
             lease_token=lease.token,
             stage=evidence.stage,
             tree=evidence.tree,

@@ -15,15 +15,16 @@ from worker.store import queries, trajectories
 
 
 def recording(session: Session, run_id: UUID) -> Recording | None:
-    """The run's present trajectory; None when there is no such run. Its calls are those of its steps, its totals the
-    ledger's: they also hold what attempts before have used."""
+    """The run's present trajectory, of several tries the one that was chosen; None when there is no such run. Its calls
+    are those of its steps, its totals the ledger's: they also hold what attempts before have used, and its tokens and
+    money those of all tries."""
     run = queries.run(session, run_id)
     if run is None:
         return None
     moments: list[Moment] = []
     calls: list[Call] = []
     untold = 0
-    for row in trajectories.steps(session, run_id):
+    for row in trajectories.steps(session, run_id, sample=run.chosen):
         step = ledger.stored_step(row)
         if step is None:
             untold += 1
@@ -48,7 +49,11 @@ def recording(session: Session, run_id: UUID) -> Recording | None:
         prompt_hash=run.prompt_hash,
         steps=tuple(moments),
         calls=tuple(calls),
-        totals=Totals(calls=trajectories.call_count(session, run_id), tokens=ours.tokens(usage), usd=float(run.usd)),
+        totals=Totals(
+            calls=trajectories.call_count(session, run_id, sample=run.chosen),
+            tokens=ours.tokens(usage),
+            usd=float(run.usd),
+        ),
         exit_status=run.exit_status.value if run.exit_status else None,
         reason=run.reason,
         patch=patch.diff.decode("utf-8", "replace") if patch and patch.diff else None,

@@ -30,7 +30,8 @@ TRANSITIONS: Mapping[RunState, frozenset[RunState]] = {
     # Concluded at once: a run whose set-up failed ends without an agent.
     S.QUEUED: frozenset({S.RUNNING, S.CONCLUDED, S.FAILED, S.CANCELLED}),
     S.RUNNING: frozenset({S.CONCLUDED, S.QUEUED, S.FAILED, S.CANCELLED}),
-    S.CONCLUDED: frozenset({S.DELIVERED, S.FAILED, S.CANCELLED}),
+    # Queued again: for the next profile of a cascade, where this one's tries failed.
+    S.CONCLUDED: frozenset({S.DELIVERED, S.QUEUED, S.FAILED, S.CANCELLED}),
     S.DELIVERED: frozenset(),
     S.FAILED: frozenset(),
     S.CANCELLED: frozenset(),
@@ -254,6 +255,23 @@ def finish_verify(session: Session, lease: Lease, **values: Any) -> None:
     """The outcome is known: the run waits to be delivered, with all tries of that stage. LeaseLost when it is gone."""
     write(session, lease, lease_owner=None, lease_expires_at=None, not_before=None, attempt=0, **values)
     attempts.end(session, [lease.run_id], AttemptEnd.VERIFIED, reason=values.get("reason"))
+
+
+def queue_elsewhere(session: Session, lease: Lease, *, profile: str, reason: str) -> None:
+    """Nothing of a verified run is worth delivering: it goes to the lane of another profile, with all attempts of its
+    own. Tries, evidence and the ledger stay. LeaseLost when it is gone."""
+    advance(
+        session,
+        lease,
+        S.QUEUED,
+        profile=profile,
+        reason=reason,
+        attempt=0,
+        exit_status=None,
+        concluded_at=None,
+        not_before=None,
+        publish_after=func.now(),
+    )
 
 
 def hold_stage(session: Session, lease: Lease, *, held_reason: str) -> None:

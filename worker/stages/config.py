@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import Field, ValidationError
 
+from agent.choice import MOST
 from agent.hygiene import HygienePolicy
 from agent.reports import Format
 from agent.types import Frozen, Limits
@@ -56,6 +57,9 @@ class RepositoryConfig(Frozen):
     allow_workflow_changes: bool = False
     allow_binary_files: bool = False
     limits: RunLimits = RunLimits()
+    samples: int | None = Field(
+        default=None, ge=1, le=MOST, description="tries of one issue, of which the best is proposed; each costs as much"
+    )
     protected_paths: tuple[Annotated[str, Field(min_length=1, max_length=300)], ...] = Field(
         default=(), max_length=100, description="globs of paths that a change must not touch; * matches / too"
     )

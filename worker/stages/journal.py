@@ -49,6 +49,9 @@ class LeasedJournal:
     repository: str = ""
     engine: str = ""
     watch: Watch = field(default_factory=Watch)
+    sample: int = 0
+    tries: int = 1  #: that the run's own budget has to hold, each with `limits`
+    no_room: threading.Event = field(default_factory=threading.Event)  #: set once a budget refused a call
     patience: float = 30.0
     """Seconds that a call waits for money that other calls have set aside and may not need."""
     _in_step: threading.Event = field(default_factory=threading.Event, init=False)
@@ -76,16 +79,18 @@ class LeasedJournal:
         except BaseException:
             # What went wrong matters more than a database that is down; the sweep frees it then.
             with suppress(Transient, LeaseLost), self.store.transaction() as session:
-                budgets.release(session, self.holding.lease, call)
+                budgets.release(session, self.holding.lease, call, sample=self.sample)
             raise
 
     def _set_aside(self, call: int, worst: Amount) -> None:
-        limited = Limited(usd=Decimal(str(self.limits.usd)), tokens=self.limits.tokens, days=self.days)
+        usd, tokens = Decimal(str(self.limits.usd)) * self.tries, self.limits.tokens * self.tries
+        limited = Limited(usd=usd, tokens=tokens, days=self.days)
         until, pause = time.monotonic() + self.patience, 0.05
         while (refusal := self._try(call, worst, limited)) is not None:
             if not refusal.passing or time.monotonic() >= until:
                 if refusal.first and refusal.scope is not Scope.RUN:
                     raise NoRoom(refusal.why)
+                self.no_room.set()
                 raise LimitsExceeded(refusal.why)
             self.holding.cancel.wait(pause)
             self.checkpoint()
@@ -93,7 +98,7 @@ class LeasedJournal:
 
     def _try(self, call: int, worst: Amount, limited: Limited) -> Refusal | None:
         with self.store.transaction() as session:
-            return budgets.reserve(session, self.holding.lease, call, worst, limited)
+            return budgets.reserve(session, self.holding.lease, call, worst, limited, sample=self.sample)
 
     def spend(self, call: int, usage: Usage, usd: float, seconds: float) -> None:
         if self.holding.lost:  # any other interruption is no reason not to pay
@@ -110,12 +115,13 @@ class LeasedJournal:
                 seconds=seconds,
                 profile=self.profile,
                 model=self.model,
+                sample=self.sample,
             )
         self.watch.called(model=self.model, repository=self.repository, usage=usage, usd=usd, seconds=seconds)
 
     def step(self, step: Step) -> None:
         self.holding.check()
         with self.store.transaction() as session:
-            ledger.record_step(session, self.holding.lease, step, model=self.model)
+            ledger.record_step(session, self.holding.lease, step, model=self.model, sample=self.sample)
         self.watch.stepped(step, model=self.model, engine=self.engine)
         self._in_step.clear()

@@ -15,13 +15,16 @@ from agent.tools.text import WORKSPACE
 from agent.types import ExitStatus
 from worker.errors import RepositoryRefused
 from worker.stages.execution import Executor
-from worker.stages.verification import Subject, Verifier, refusal
+from worker.stages.verification import Subject, Taken, Verifier, refusal
 
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
+    """`taken`: what was executed, for another try that made the same change."""
+
     verdict: Verdict
     evidence: tuple[Evidence, ...] = ()
+    taken: Taken | None = None
 
 
 def judged(
@@ -34,10 +37,11 @@ def judged(
     cancel: Event,
     record: Callable[[Evidence], None],
     check: Callable[[], None] = lambda: None,
+    known: Taken | None = None,
 ) -> Judged:
     """What comes of a run: refused where its patch may not be proposed, else by executed tests where it has one, by the
     checked answer of the agent where it has none. Each piece of evidence is `record`ed as it comes. BaselineBusy as
-    `Verifier.verify`; what `check` raises, once `cancel` is set."""
+    `Verifier.verify`; what `check` raises, once `cancel` is set. `known`: what was executed for the same change."""
     patch, hygiene = subject.patch, subject.settings.hygiene
     existing = verifier.repositories.list_files(subject.git_dir, patch.base_commit)
     if refused := violations(patch, hygiene, existing=existing):
@@ -46,7 +50,7 @@ def judged(
         found = _answered(verifier, subject, summary, number=number, cancel=cancel, record=record, check=check)
         if found is not None:
             return found
-    taken = verifier.verify(subject, cancel=cancel, record=record, check=check)
+    taken = known or verifier.verify(subject, cancel=cancel, record=record, check=check)
     verdict = decide(
         exit_status,
         patch_is_empty=subject.patch.empty,
@@ -55,7 +59,7 @@ def judged(
         comparison=taken.comparison,
         doubts=taken.doubts,
     )
-    return Judged(verdict=verdict, evidence=taken.evidence)
+    return Judged(verdict=verdict, evidence=taken.evidence, taken=taken)
 
 
 def _answered(

@@ -117,6 +117,7 @@ class Publication:
             said=run.summary or "",
             verdict=Verdict(outcome=self.outcome, reason=run.reason or ""),
             evidence=self.result.evidence,
+            tries=self.result.tries,
             verified_on=self._verified_on(),
             patch=self.patch,
             footer=self.result.footer,

@@ -72,17 +72,21 @@ def body(
     verified_on: str,
     patch: Patch,
     footer: str,
+    tries: str = "",
     template: str | None = None,
     no_drafts: bool = False,
 ) -> str:
-    """`said`: the agent's last message. `template`: the repository's own, from the base commit."""
+    """`said`: the agent's last message; `tries`: which of several this is. `template`: the repository's own, from the
+    base commit."""
     parts = summary(said)
     closes = "Fixes" if verdict.outcome is Outcome.FIXED else "Refs"
     ours = {
         "issue": f"{closes} #{issue_number}",
         "what": _what(parts, said),
         "files": _files(patch, parts),
-        "evidence": "\n\n".join([inline(verdict.reason, 2000), verified_on, texts.evidence_table(evidence)]),
+        "evidence": "\n\n".join(
+            filter(None, [inline(verdict.reason, 2000), verified_on, tries, texts.evidence_table(evidence)])
+        ),
     }
     begin = [
         texts.run_marker(run_id),

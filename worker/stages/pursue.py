@@ -13,7 +13,6 @@ from sqlalchemy import func
 from sqlalchemy.orm import Session
 
 from agent.outcome import Outcome, Patch
-from agent.types import ExitStatus
 from worker import logs, wakes
 from worker.errors import LeaseLost, ModelUnavailable, Paused, ShuttingDown, Transient
 from worker.gates import Admission, Gate, TokenGate
@@ -23,19 +22,21 @@ from worker.observe import Watch
 from worker.runs import ledger, setups, states
 from worker.runs.accounts import DayLimits
 from worker.runs.states import Lease
-from worker.stages.attempt import Attempt, Solver
+from worker.runs.tries import Samples
+from worker.stages.attempt import Solver
 from worker.stages.config import RepositoryConfig
 from worker.stages.edge import last_words, unless_lost
-from worker.stages.journal import LeasedJournal, NoRoom
+from worker.stages.journal import NoRoom
 from worker.stages.kept import change_so_far
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
-from worker.stages.resume import Resumption
 from worker.stages.revision import revised
-from worker.store import lanes, queries
+from worker.stages.series import Cancelled, Series
+from worker.store import lanes, queries, tries
 from worker.store.models import Run, RunState
 from worker.store.session import Store, after_commit
 from worker.store.text import clean
+from worker.store.tries import Try
 
 log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Pursue:
     repository_slots: int = lanes.REPOSITORY_SLOTS
     repository_turn: int = lanes.TURN
     days: DayLimits = field(default_factory=DayLimits)
+    samples: Samples = field(default_factory=Samples)
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self) -> None:
@@ -120,8 +122,7 @@ class Pursue:
         try:
             if self._vetoed(lease):
                 return True
-            attempt = self._solve(lease, holding)
-            self._conclude(lease, holding, attempt)
+            self._conclude(lease, holding, self._solve(lease, holding))
         except LeaseLost as lost:
             self.watch.lease_lost()
             log.warning("lease_lost", extra={"why": str(lost)})
@@ -149,7 +150,7 @@ class Pursue:
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
         return True
 
-    def _solve(self, lease: Lease, holding: Holding) -> Attempt:
+    def _solve(self, lease: Lease, holding: Holding) -> Cancelled | None:
         model = self.solver.model
         with self.store.transaction() as session:
             run = session.get_one(Run, lease.run_id)
@@ -176,64 +177,71 @@ class Pursue:
         with self.store.transaction() as session:
             task = revised(session, self.repositories, git_dir, run, task)
         limits = RepositoryConfig.model_validate(run.repository_config).limits.within(self.solver.limits)
-        journal = LeasedJournal(
-            store=self.store,
-            holding=holding,
-            stopping=self.stopping,
-            profile=self.profile,
-            model=model.label,
-            tokenizer=model.tokenizer,
-            price=self.solver.price,
-            limits=limits,
-            days=self.days,
-            repository=run.repository,
-            engine=model.identity,
-            watch=self.watch,
-        )
-        progress = Resumption(
-            store=self.store,
-            repositories=self.repositories,
-            lease=lease,
-            git_dir=git_dir,
-            base_commit=run.base_commit,
-            identity=model.identity,
-        )
         with self.watch.stage("pursue", run.id, run.traceparent), layer_of(self.layers, run.setup_key) as layer:
-            solver = replace(self.solver, limits=limits)
-            return solver.solve(git_dir, task, journal, holding.cancel, progress=progress, layer=layer)
+            return Series(
+                store=self.store,
+                repositories=self.repositories,
+                solver=replace(self.solver, limits=limits),
+                lease=lease,
+                holding=holding,
+                stopping=self.stopping,
+                profile=self.profile,
+                samples=self.samples,
+                idle=self._idle,
+                seconds=self.solver.limits.wall_seconds + MARGIN_SECONDS,
+                days=self.days,
+                watch=self.watch,
+                run=run,
+                git_dir=git_dir,
+                task=task,
+                layer=layer,
+            )()
 
-    def _conclude(self, lease: Lease, holding: Holding, attempt: Attempt) -> None:
-        result = attempt.result
-        if result.exit_status is ExitStatus.CANCELLED:
+    def _idle(self, session: Session) -> bool:
+        return lanes.candidate(session, self.profile, repository_slots=self.repository_slots) is None
+
+    def _conclude(self, lease: Lease, holding: Holding, cancelled: Cancelled | None) -> None:
+        if cancelled is not None:
+            result = cancelled.attempt.result
             holding.check()  # a shutdown or a deadline is no end of the run
             by = holding.cancelled_by
             reason = f"cancelled by {by}" if by else result.reason
             with self.store.transaction() as session:
-                ledger.record_patch(session, lease, attempt.patch)
+                ledger.record_patch(session, lease, cancelled.attempt.patch, sample=cancelled.sample)
                 states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=reason)
                 self._tell(session, lease)
             return
         with self.store.transaction() as session:
-            ledger.record_patch(session, lease, attempt.patch)
             run = session.get_one(Run, lease.run_id, with_for_update=True)
+            last = self._last(session, lease)
+            assert last is not None, "a series ends with a try, or is cancelled"
             if run.cancel_requested is not None:  # it came as the agent ended
                 reason = f"cancelled by {run.cancel_requested}"
-                states.advance(session, lease, RunState.CANCELLED, exit_status=result.exit_status, reason=reason)
+                states.advance(session, lease, RunState.CANCELLED, exit_status=last.exit_status, reason=reason)
                 self._tell(session, lease)
                 return
-            states.advance(
-                session,
-                lease,
-                RunState.CONCLUDED,
-                exit_status=result.exit_status,
-                reason=clean(attempt.reason),
-                summary=clean(result.summary),
-                prompt_hash=attempt.prompt_hash,
-                not_before=None,
-                publish_after=func.now() + timedelta(seconds=5),
-            )
-            after_commit(session, lambda: self.send(wakes.verify(lease.run_id)))
-        log.info("run_concluded", extra={"exit_status": result.exit_status.value, "files": len(attempt.patch.files)})
+            self._to_verify(session, lease, last)
+
+    def _last(self, session: Session, lease: Lease) -> Try | None:
+        """The newest try that has come to its end."""
+        ended = [one for one in tries.of_run(session, lease.run_id) if one.ended_at is not None]
+        return ended[-1] if ended else None
+
+    def _to_verify(self, session: Session, lease: Lease, last: Try, why: str = "") -> None:
+        """Which of its tries the run's end is taken from is decided there. `why` there are no more of them."""
+        states.advance(
+            session,
+            lease,
+            RunState.CONCLUDED,
+            exit_status=last.exit_status,
+            reason=clean("; ".join(filter(None, (last.reason, why)))),
+            summary=last.summary,
+            prompt_hash=last.prompt_hash,
+            not_before=None,
+            publish_after=func.now() + timedelta(seconds=5),
+        )
+        after_commit(session, lambda: self.send(wakes.verify(lease.run_id)))
+        log.info("run_concluded", extra={"exit_status": last.exit_status, "tries": last.sample + 1})
 
     def _hold_for_setup(self, lease: Lease) -> None:
         log.warning("layer_missing")
@@ -259,6 +267,9 @@ class Pursue:
                 return
             if not free and run.attempt + 1 >= run.max_attempts:
                 reason = clean(f"given up after {run.max_attempts} attempts: {error}")
+                if (last := self._last(session, lease)) is not None:
+                    self._to_verify(session, lease, last, reason)
+                    return
                 self._keep(session, lease, kept)
                 states.advance(session, lease, RunState.FAILED, counted=True, reason=reason)
                 self._tell(session, lease)
@@ -282,6 +293,9 @@ class Pursue:
         log.error("run_failed", extra={"why": reason})
         kept = change_so_far(self.store, self.repositories, lease.run_id)
         with unless_lost(), self.store.transaction() as session:
+            if (last := self._last(session, lease)) is not None:
+                self._to_verify(session, lease, last, f"another try failed: {reason}")
+                return
             self._keep(session, lease, kept)
             states.advance(session, lease, RunState.FAILED, reason=clean(reason))
             self._tell(session, lease)

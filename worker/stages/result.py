@@ -11,7 +11,8 @@ from sqlalchemy.orm import Session
 
 from agent.outcome import Evidence, Patch
 from worker.runs import ledger
-from worker.stages import texts
+from worker.stages import candidates, texts
+from worker.stages.candidates import Candidate
 from worker.store import queries, trajectories
 from worker.store.models import Run
 from worker.store.session import Store
@@ -24,6 +25,7 @@ class Result:
     evidence: tuple[Evidence, ...]
     known_heads: frozenset[str]
     models: Mapping[str, int]  #: who made its calls, and how many each
+    tries: str = ""  #: which of several tries this is, and what became of the others; empty where there was one
 
     @property
     def footer(self) -> str:
@@ -65,4 +67,25 @@ def of(session: Session, run_id: UUID) -> Result:
         evidence=tuple(map(ledger.stored_evidence, rows)),
         known_heads=known,
         models=models,
+        tries=_tries(session, run),
     )
+
+
+def _tries(session: Session, run: Run) -> str:
+    judged = [one for one in candidates.of_run(session, run) if one.verdict is not None]
+    if len(judged) < 2:
+        return ""
+    by = candidates.chosen(session, run, judged).by
+    best = next(one for one in judged if one.sample == run.chosen)
+    others = [(one, not one.patch.empty and one.patch.tree == best.patch.tree) for one in judged if one is not best]
+    told = [f"try {one.sample + 1} ({_made(one)}): {'the same change' if same else _end(one)}" for one, same in others]
+    return f"Best of {len(judged)} tries: try {best.sample + 1} ({_made(best)}), {by}. Others: {'; '.join(told)}."
+
+
+def _made(one: Candidate) -> str:
+    return one.profile if one.temperature is None else f"{one.profile}, temperature {one.temperature:g}"
+
+
+def _end(one: Candidate) -> str:
+    assert one.verdict is not None
+    return one.verdict.outcome.value

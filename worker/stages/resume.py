@@ -12,11 +12,11 @@ from pathlib import Path
 from agent.resume import Progress
 from agent.types import Step, Used
 from worker.errors import LeaseLost
-from worker.runs import attempts, ledger, states
+from worker.runs import attempts, ledger, states, tries
 from worker.runs.states import Lease
 from worker.stages.ports import Repositories
 from worker.store import trajectories
-from worker.store.models import Run
+from worker.store import tries as rows_of_tries
 from worker.store.session import Store
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Resumption:
-    """One claimed run, about to be worked on by the model called `identity`."""
+    """One try of a claimed run, about to be worked on by the model called `identity`. `number`: among its profile's."""
 
     store: Store
     repositories: Repositories
@@ -32,20 +32,24 @@ class Resumption:
     git_dir: Path
     base_commit: str
     identity: str
+    profile: str = ""
+    sample: int = 0
+    number: int = 0
+    temperature: float = 0.0
 
     def __call__(self, opening: str) -> Progress:
         """How far the run is, for a trajectory with this `opening`; the run's history says what was decided.
 
-        Tokens and money count from the run's first call, whatever becomes of its steps: they are the run's budget.
-        Calls and time are the trajectory's. LeaseLost when the run is in other hands.
+        Tokens and money count from the try's first call, whatever becomes of its steps: they are its budget. Calls and
+        time are the trajectory's. LeaseLost when the run is in other hands.
         """
-        run_id = self.lease.run_id
+        run_id, sample = self.lease.run_id, self.sample
         with self.store.transaction() as session:
-            run = session.get_one(Run, run_id)
-            rows = trajectories.steps(session, run_id)
-            calls = trajectories.call_count(session, run_id)
-            before = trajectories.recorded_with(session, run_id)
-        spent = Used(usage=ledger.usage(run), usd=float(run.usd))
+            rows = trajectories.steps(session, run_id, sample=sample)
+            calls = trajectories.call_count(session, run_id, sample=sample)
+            before = trajectories.recorded_with(session, run_id, sample=sample)
+            cost = rows_of_tries.costs(session, run_id).get(sample)
+        spent = Used() if cost is None else Used(usage=cost.usage, usd=float(cost.usd))
         steps = [step for step in map(ledger.stored_step, rows) if step is not None]
         why = self._unusable(steps, len(rows), before, opening) if rows else None
         if steps and why is None:
@@ -59,19 +63,32 @@ class Resumption:
             if why is not None:
                 note = f"began anew: {why}"
                 log.warning("run_restarted", extra={"steps": len(rows), "why": why})
+        self._written(opening, len(progress.steps), note, failed=why is not None)
+        return progress
+
+    def _written(self, opening: str, first_step: int, note: str | None, *, failed: bool) -> None:
+        run_id, token = self.lease.run_id, self.lease.token
+        told = f"try {self.number + 1}: {note or 'begins'}" if self.number else note
         with self.store.transaction() as session:
-            states.write(session, self.lease, reason=note if why else None)
-            if not attempts.goes_on(
+            states.write(session, self.lease, reason=told if failed else None)
+            if self.sample:
+                known = attempts.noted(session, run_id, token, told)
+            else:
+                known = attempts.goes_on(
+                    session, run_id, token, first_step=first_step, model=self.identity, opening=opening, note=told
+                )
+            if not known:
+                raise LeaseLost(f"run {run_id}: the attempt with token {token} has ended")
+            tries.begin(
                 session,
-                run_id,
-                self.lease.token,
-                first_step=len(progress.steps),
+                self.lease,
+                self.sample,
+                profile=self.profile,
+                temperature=self.temperature,
                 model=self.identity,
                 opening=opening,
-                note=note,
-            ):
-                raise LeaseLost(f"run {run_id}: the attempt with token {self.lease.token} has ended")
-        return progress
+                anew=first_step == 0,
+            )
 
     def _unusable(self, steps: list[Step], recorded: int, before: tuple[str, str] | None, opening: str) -> str | None:
         """Why the recorded steps can't be gone on from; None when they can."""

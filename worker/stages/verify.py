@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from uuid import UUID
 
 from agent.evidence import Verdict
-from agent.outcome import Evidence
+from agent.outcome import Evidence, Outcome, Patch
 from worker import logs, wakes
 from worker.errors import LeaseLost, Permanent, ShuttingDown, Transient
 from worker.heartbeat import Heartbeat, owner_name
 from worker.holding import Holding
 from worker.observe import Watch
-from worker.runs import baselines, ledger, states
+from worker.runs import baselines, ledger, states, tries
 from worker.runs.states import Lease
+from worker.runs.tries import Cascade
+from worker.stages import candidates
 from worker.stages.baselines import BaselineBusy
+from worker.stages.candidates import Candidate
 from worker.stages.config import RepositoryConfig
 from worker.stages.edge import last_words, unless_lost
 from worker.stages.judging import judged
 from worker.stages.layer import LayerMissing, layer_of
 from worker.stages.ports import Layers, Repositories
 from worker.stages.revision import in_words
-from worker.stages.verification import MOST_RUNS, Subject, Verifier
-from worker.store import queries
-from worker.store.models import Run, RunState
+from worker.stages.verification import MOST_RUNS, Subject, Taken, Verifier
+from worker.store.models import Run, RunKind, RunState
 from worker.store.session import Store, after_commit
 from worker.store.text import clean
 
@@ -46,6 +49,7 @@ class Verify:
     layers: Layers
     send: Callable[[wakes.Wake], None]
     lease_seconds: float
+    cascade: Cascade = field(default_factory=Cascade)
     watch: Watch = field(default_factory=Watch)
 
     def __call__(self, run_id: UUID) -> None:
@@ -73,54 +77,115 @@ class Verify:
     def _verify(self, lease: Lease, holding: Holding) -> None:
         with self.store.transaction() as session:
             run = session.get_one(Run, lease.run_id)
-            row = queries.patch(session, lease.run_id)
-        assert row is not None, "a concluded run has a patch, be it empty"
-        assert run.exit_status is not None
+            tries.adopt(session, lease, run)
+            found = candidates.of_run(session, run)
+        assert found, "a concluded run has a try that ended, and its patch, be it empty"
         settings = RepositoryConfig.model_validate(run.repository_config)
-        holding.limit(MOST_RUNS * settings.test_timeout_seconds + MARGIN_SECONDS)
-        patch = ledger.stored_patch(row)
+        groups = candidates.groups(found)
+        holding.limit(MOST_RUNS * settings.test_timeout_seconds * max(len(groups), 1) + MARGIN_SECONDS)
         git_dir = self.repositories.run_dir(str(run.id), self.repositories.mirror(run.repository))
         stage = self.watch.stage("verify", run.id, run.traceparent)
         with stage, layer_of(self.layers, run.setup_key) as layer:
-            # The patch came through the database, perhaps from another host: its tree is made anew, and compared.
-            tree = self.repositories.apply(git_dir, patch.base_commit, patch.diff) if not patch.empty else patch.tree
-            if tree != patch.tree and not patch.empty:
-                raise Permanent(f"the stored patch makes tree {tree}, the agent's workspace was {patch.tree}")
+            for group in groups:
+                subject = Subject(
+                    git_dir=git_dir,
+                    repository=run.repository,
+                    patch=self._made_anew(git_dir, group[0].patch),
+                    settings=settings,
+                    setup_key=run.setup_key,
+                    layer=layer,
+                )
+                self._judge(lease, holding, run, subject, group, found)
+        self._finish(lease)
 
-            def record(piece: Evidence) -> None:
-                holding.check()
-                with self.store.transaction() as session:
-                    ledger.record_evidence(session, lease, piece)
+    def _made_anew(self, git_dir: Path, patch: Patch) -> Patch:
+        """A patch came through the database, perhaps from another host: its tree is made here, and compared."""
+        if not patch.empty and (tree := self.repositories.apply(git_dir, patch.base_commit, patch.diff)) != patch.tree:
+            raise Permanent(f"the stored patch makes tree {tree}, the agent's workspace was {patch.tree}")
+        return patch
 
-            if (words := in_words(self.repositories, git_dir, run, patch, run.exit_status)) is not None:
-                self._finish(lease, words)
-                return
+    def _judge(
+        self,
+        lease: Lease,
+        holding: Holding,
+        run: Run,
+        subject: Subject,
+        group: Sequence[Candidate],
+        known: Sequence[Candidate],
+    ) -> None:
+        """Tries of one change. All of their verdicts are written together: who takes over has all of them, or none."""
+        first = group[0].sample
 
-            subject = Subject(
-                git_dir=git_dir,
-                repository=run.repository,
-                patch=patch,
-                settings=settings,
-                setup_key=run.setup_key,
-                layer=layer,
-            )
-            verdict = judged(
+        def record(piece: Evidence) -> None:
+            holding.check()
+            with self.store.transaction() as session:
+                ledger.record_evidence(session, lease, piece, sample=first)
+
+        verdicts: list[tuple[Candidate, Verdict, int]] = []
+        taken: Taken | None = None
+        for one in group:
+            words = in_words(self.repositories, subject.git_dir, run, one.patch, one.exit_status)
+            before = candidates.judged_before(known, one)
+            if words is not None:
+                verdicts.append((one, words, first))
+                continue
+            if before is not None and before.verdict is not None:
+                shared = before.sample if before.evidence_of is None else before.evidence_of
+                verdicts.append((one, before.verdict, shared))
+                continue
+            found = judged(
                 self.verifier,
                 subject,
-                run.exit_status,
-                run.summary or "",
+                one.exit_status,
+                one.summary,
                 number=run.issue_number,
                 cancel=holding.cancel,
                 record=record,
                 check=holding.check,
-            ).verdict
-        self._finish(lease, verdict)
-
-    def _finish(self, lease: Lease, verdict: Verdict) -> None:
+                known=taken,
+            )
+            taken = found.taken
+            verdicts.append((one, found.verdict, first))
         with self.store.transaction() as session:
-            states.finish_verify(session, lease, outcome=verdict.outcome, reason=clean(verdict.reason))
+            for one, verdict, shared in verdicts:
+                tries.judge(session, lease, one.sample, verdict, evidence_of=shared)
+
+    def _finish(self, lease: Lease) -> None:
+        """The best of the tries is the run's end from here on, or another profile tries once more."""
+        with self.store.transaction() as session:
+            run = session.get_one(Run, lease.run_id)
+            found = candidates.of_run(session, run)
+            sample = candidates.chosen(session, run, found).best
+            best = next(one for one in found if one.sample == sample)
+            assert best.verdict is not None
+            if (onward := self._onward(run, best, found)) is not None:
+                reason = clean(f"tried again with {onward}; {run.profile} ended so: {best.verdict.reason}")
+                states.queue_elsewhere(session, lease, profile=onward, reason=reason)
+                after_commit(session, lambda: self.send(wakes.permit(onward)))
+                log.info("run_goes_on_elsewhere", extra={"profile": onward})
+                return
+            states.finish_verify(
+                session,
+                lease,
+                outcome=best.verdict.outcome,
+                reason=clean(best.verdict.reason),
+                chosen=best.sample,
+                exit_status=best.exit_status,
+                summary=best.summary,
+                prompt_hash=best.prompt_hash,
+            )
             after_commit(session, lambda: self.send(wakes.deliver(lease.run_id)))
-        log.info("run_verified", extra={"outcome": verdict.outcome.value})
+        log.info("run_verified", extra={"outcome": best.verdict.outcome.value, "tries": len(found)})
+
+    def _onward(self, run: Run, best: Candidate, found: Sequence[Candidate]) -> str | None:
+        """The profile that tries next. Only what failed goes on: not a question, a refusal or a broken set-up, and not
+        what a budget ended."""
+        assert best.verdict is not None
+        if run.kind is not RunKind.FIX or best.verdict.outcome is not Outcome.UNSOLVED:
+            return None
+        if any(one.no_room for one in found if one.profile == run.profile):
+            return None
+        return self.cascade.after(run.profile)
 
     def _wait_for_setup(self, lease: Lease, reason: str) -> None:
         log.warning("layer_missing")

@@ -17,10 +17,11 @@ class Evidence(Base):
     """One execution of the test command by the service itself, never by the agent."""
 
     __tablename__ = "evidence"
-    __table_args__ = (UniqueConstraint("run_id", "lease_token", "stage"),)
+    __table_args__ = (UniqueConstraint("run_id", "sample", "lease_token", "stage"),)
 
     id: Mapped[UUID] = mapped_column(primary_key=True, server_default=text("uuidv7()"))
     run_id: Mapped[UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))
+    sample: Mapped[int] = mapped_column(server_default="0")  #: the try whose change it is of
     lease_token: Mapped[int]
     stage: Mapped[str]
     tree: Mapped[str]

@@ -162,6 +162,7 @@ class Run(Base):
     isolation: Mapped[Isolation | None] = mapped_column(by_value(Isolation, "isolation"))
     prompt_hash: Mapped[str | None]
     summary: Mapped[str | None]
+    chosen: Mapped[int] = mapped_column(server_default="0")  #: the try whose change, summary and end are the run's
 
     priority: Mapped[int] = mapped_column(server_default="0")
     attempt: Mapped[int] = mapped_column(server_default="0")

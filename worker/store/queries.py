@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Select, case, func, or_, select, text, update
+from sqlalchemy import ColumnElement, Connection, Select, case, func, literal, or_, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 from sqlalchemy.sql.dml import ReturningUpdate
@@ -17,6 +17,7 @@ from worker.store.base import Base
 from worker.store.evidence import Evidence
 from worker.store.models import Delivery, DeliveryState, Patch, PullRequest, Run, RunState
 from worker.store.operations import Push
+from worker.store.tries import Try
 
 DELIVERIES = Base.metadata.tables[Delivery.__tablename__]
 
@@ -130,13 +131,20 @@ def seconds_since_conclusion(session: Session, run_id: UUID) -> float:
 
 
 def patch(session: Session, run_id: UUID) -> Patch | None:
-    return session.scalar(select(Patch).where(Patch.run_id == run_id, Patch.sample == 0))
+    """Of the try that was chosen; until then, of the first one."""
+    chosen = select(Run.chosen).where(Run.id == run_id).scalar_subquery()
+    return session.scalar(select(Patch).where(Patch.run_id == run_id, Patch.sample == chosen))
 
 
-def evidence(session: Session, run_id: UUID) -> Sequence[Evidence]:
-    """The evidence of the newest verification of a run, in the order it was taken."""
-    newest = select(func.max(Evidence.lease_token)).where(Evidence.run_id == run_id).scalar_subquery()
-    statement = select(Evidence).where(Evidence.run_id == run_id, Evidence.lease_token == newest)
+def evidence(session: Session, run_id: UUID, *, sample: int | None = None) -> Sequence[Evidence]:
+    """The evidence of the newest verification of a try, in the order it was taken; of the one that was chosen, unless
+    `sample` says of which."""
+    run = select(Run.chosen).where(Run.id == run_id).scalar_subquery()
+    number = run if sample is None else literal(sample)
+    shared = select(Try.evidence_of).where(Try.run_id == run_id, Try.sample == number).scalar_subquery()
+    which = (Evidence.run_id == run_id, Evidence.sample == func.coalesce(shared, number))
+    newest = select(func.max(Evidence.lease_token)).where(*which).scalar_subquery()
+    statement = select(Evidence).where(*which, Evidence.lease_token == newest)
     return session.scalars(statement.order_by(Evidence.created_at, Evidence.id)).all()
 
 

@@ -1,6 +1,7 @@
 """Reading a run's trajectory and its history, when several attempts have worked on it.
 
 Attempts go on from each other's steps until one begins anew; what counts is everything since the last one that did.
+A run's first try is known by its attempts, any other by its own row: an attempt may work on several.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from sqlalchemy.orm import Session
 from worker.store.attempts import Attempt
 from worker.store.models import Spend
 from worker.store.steps import Step
+from worker.store.tries import Try
 
 
-def _began(run_id: UUID) -> ScalarSelect[int]:
+def _began(run_id: UUID, sample: int) -> ScalarSelect[int]:
     """The lease token of the attempt with which the present trajectory began."""
+    if sample:
+        own = select(func.coalesce(func.max(Try.began), 0)).where(Try.run_id == run_id, Try.sample == sample)
+        return own.scalar_subquery()
     return (
         select(func.coalesce(func.max(Attempt.lease_token), 0))
         .where(Attempt.run_id == run_id, Attempt.first_step == 0)
@@ -29,7 +34,7 @@ def _began(run_id: UUID) -> ScalarSelect[int]:
 
 
 def _of(table: type[Step | Spend], run_id: UUID, sample: int) -> tuple[ColumnElement[bool], ...]:
-    return table.run_id == run_id, table.sample == sample, table.lease_token >= _began(run_id)
+    return table.run_id == run_id, table.sample == sample, table.lease_token >= _began(run_id, sample)
 
 
 def steps(session: Session, run_id: UUID, *, sample: int = 0) -> Sequence[Step]:
@@ -47,8 +52,12 @@ def call_count(session: Session, run_id: UUID, *, sample: int = 0) -> int:
     return session.scalar(select(func.count()).select_from(Spend).where(*_of(Spend, run_id, sample))) or 0
 
 
-def recorded_with(session: Session, run_id: UUID) -> tuple[str, str] | None:
+def recorded_with(session: Session, run_id: UUID, *, sample: int = 0) -> tuple[str, str] | None:
     """The model's identity and the opening that the trajectory's steps were recorded with."""
+    if sample:
+        own = select(Try.model, Try.opening).where(Try.run_id == run_id, Try.sample == sample)
+        found = session.execute(own).one_or_none()
+        return None if found is None else (found[0], found[1])
     row = session.execute(
         select(Attempt.model, Attempt.opening)
         .where(Attempt.run_id == run_id, Attempt.first_step.is_not(None))
