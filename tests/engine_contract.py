@@ -121,6 +121,18 @@ class EngineContract:
         assert done.finish == "abort"
         assert engine.alive
 
+    def test_calls_that_are_cancelled_as_they_start_end_soon(self, engine: Engine) -> None:
+        # An abort may reach an engine before the call it is meant for does.
+        cancel = Event()
+        cancel.set()
+        with ThreadPoolExecutor(16) as pool:
+            began = time.monotonic()
+            calls = [pool.submit(engine.generate, endless(2000), deadline=soon(), cancel=cancel) for _ in range(32)]
+            assert {call.result(20).finish for call in calls} == {"abort"}
+            assert time.monotonic() - began < 10
+        until(lambda: engine.load().running == 0, seconds=2)
+        assert engine.alive
+
 
 def in_flight(pool: ThreadPoolExecutor, engine: Engine, calls: int) -> Sequence[Future[Generated]]:
     """Calls that go on until the engine ends, all of them running."""

@@ -40,6 +40,7 @@ class SteeredBackend:
         self.begun = threading.Semaphore(0)
         self.aborted: list[str] = []
         self.deaf = False
+        self.unheard = 0  # aborts that come before the engine knows the call
         self.dead = False
         self.closed = 0
 
@@ -52,7 +53,9 @@ class SteeredBackend:
 
     async def abort(self, name: str) -> None:
         self.aborted.append(name)
-        if not self.deaf:
+        if self.unheard:
+            self.unheard -= 1
+        elif not self.deaf:
             self.started[name].set_result(raw("abort", 3))
 
     def close(self) -> None:
@@ -114,6 +117,25 @@ def test_a_call_that_nobody_wants_any_more_is_aborted_and_keeps_what_it_had(how:
         done = calling.result(5)
         assert (done.finish, len(done.ids), backend.aborted) == ("abort", 3, ["1"])
         assert host.alive
+
+
+def test_an_abort_is_repeated_until_the_call_has_ended() -> None:
+    with hosted() as (host, backend), ThreadPoolExecutor(1) as pool:
+        backend.unheard, cancel = 2, threading.Event()
+        cancel.set()
+        calling = pool.submit(host.generate, prompt(), deadline=soon(), cancel=cancel)
+        assert calling.result(5).finish == "abort"
+        assert backend.aborted == ["1", "1", "1"]
+        assert host.alive
+
+
+def test_an_abort_is_not_repeated_at_every_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.adapters.engine.host.ABORT_SECONDS", 1.2)
+    with hosted() as (host, backend):
+        backend.deaf = True
+        with pytest.raises(ModelUnavailable, match="aborted call"):
+            host.generate(prompt(), deadline=soon(0.05))
+        assert 3 <= len(backend.aborted) <= 6  # in 1.2 s, with 24 looks
 
 
 def test_a_prompt_that_is_refused_fails_alone() -> None:

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 TICK = 0.05  # seconds between two looks at cancellations, deadlines and progress
 HANG_SECONDS = 60.0
 ABORT_SECONDS = 15.0  # an abort takes one engine step
+ABORT_AGAIN = 0.25  # seconds between two of one call's: an engine may not know a call yet that it was just given
 SLACK = 30.0  # beyond a call's deadline: then the loop itself hangs
 
 
@@ -75,7 +76,8 @@ class Backend(Protocol):
     async def run(self, name: str, request: Request) -> Raw:
         """Raises BackendDied and BadRequest. After `abort(name)` it comes back with finish "abort"."""
 
-    async def abort(self, name: str) -> None: ...
+    async def abort(self, name: str) -> None:
+        """Repeated until the call has ended: nothing happens for one that is not known, or not any more."""
 
     @property
     def dead(self) -> bool:
@@ -90,7 +92,8 @@ class _Call:
     deadline: float
     cancel: Event | None
     task: asyncio.Task[Raw]
-    aborted_at: float | None = None
+    aborted_at: float | None = None  # for the first time
+    abort_again: float = 0.0
 
 
 @dataclass
@@ -232,12 +235,17 @@ class EngineHost:
             now = time.monotonic()
             self._times = self._shares.times()
             for name, call in list(self._calls.items()):
+                if call.aborted_at is None and (
+                    now > call.deadline or (call.cancel is not None and call.cancel.is_set())
+                ):
+                    call.aborted_at = call.abort_again = now
                 if call.aborted_at is None:
-                    if now > call.deadline or (call.cancel is not None and call.cancel.is_set()):
-                        call.aborted_at = now
-                        await backend.abort(name)
-                elif now - call.aborted_at > ABORT_SECONDS:
+                    continue
+                if now - call.aborted_at > ABORT_SECONDS:
                     self._die(f"an aborted call did not end within {ABORT_SECONDS:g} s")
+                elif now >= call.abort_again:
+                    call.abort_again = now + ABORT_AGAIN
+                    await backend.abort(name)
             if backend.dead:
                 self._die("its process ended")
             if silence.tick(backend.report.steps, busy=bool(self._calls)) > self._hang_seconds:
