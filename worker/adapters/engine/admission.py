@@ -69,8 +69,7 @@ class Seat:
             yield waited
         finally:
             if waited is not None:
-                self.used_at = time.monotonic()
-                self._admission.turns.end(call)
+                self._admission.ended(self, call)
 
     def answered(self, *, prompt: int, cached: int, cacheable: int, completion: int) -> None:
         """A call ended. `cacheable`: tokens of the prompt that a cache which lost nothing had given back."""
@@ -93,8 +92,10 @@ class KvAdmission:
         *,
         expected: int,
         waited: Callable[[float], None] = lambda _: None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`expected`: the mean context, in tokens, until some were seen."""
+        """`expected`: the mean context, in tokens, until some were seen. `clock`: seconds that only grow."""
+        self._clock = clock
         self._capacity = capacity
         self._prefixes = Prefixes()
         self._mean = float(expected)
@@ -107,7 +108,7 @@ class KvAdmission:
         self._wanted = False  # somebody asked for room in vain
         self._entered = 0
         self._seats: set[Seat] = set()
-        self.turns = Turns(capacity.gpu, waited=waited, spare=self._spare)
+        self.turns = Turns(capacity.gpu, waited=waited, spare=self._spare, clock=clock)
 
     # -- trajectories
 
@@ -205,6 +206,11 @@ class KvAdmission:
             length = min(len(ids) + min(answer, round(2 * self._answer)), self._capacity.context)
             need = length - self._prefixes.overlap(seat.chain)
         return Call(need=max(1, need), used_at=seat.used_at, beside=seat.beside)
+
+    def ended(self, seat: Seat, call: Call) -> None:
+        """A call that had its turn is over."""
+        seat.used_at = self._clock()
+        self.turns.end(call)
 
     # -- learning
 

@@ -25,7 +25,7 @@ class Call:
     need: int
     used_at: float = 0.0
     beside: bool = False
-    since: float = field(default_factory=time.monotonic)
+    since: float = 0.0  # when it asked
     woken: Event = field(default_factory=Event)
 
 
@@ -37,10 +37,16 @@ class Turns:
     is free while no trajectory's call waits. First come, first served."""
 
     def __init__(
-        self, gpu: int, *, waited: Callable[[float], None], spare: Callable[[int], bool] = lambda _: True
+        self,
+        gpu: int,
+        *,
+        waited: Callable[[float], None],
+        spare: Callable[[int], bool] = lambda _: True,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`gpu`: tokens of its memory. `waited` is told the seconds of each trajectory's call. `spare(tokens)`: whether
         nobody's cached context is pushed out by so many more."""
+        self._clock = clock
         self._gpu = gpu
         self._tell = waited
         self._spare = spare
@@ -58,14 +64,12 @@ class Turns:
 
     def take(self, call: Call, *, deadline: float, cancel: Event | None) -> float | None:
         """Blocks until it is this call's turn: the seconds waited; None when it was cancelled or late first."""
-        with self._lock:
-            (self._beside if call.beside else self._waiting).append(call)
-            self._hand_out()
+        self.ask(call)
         waited = 0.0
         if not call.woken.is_set():
             if not self._wait(call, deadline, cancel):
                 return None
-            waited = time.monotonic() - call.since
+            waited = self._clock() - call.since
         if not call.beside:
             with self._lock:
                 self.waits += waited > 0
@@ -73,11 +77,18 @@ class Turns:
             self._tell(waited)
         return waited
 
+    def ask(self, call: Call) -> None:
+        """`call.woken` is set as soon as it is this call's turn, perhaps at once. To be followed by `end` then."""
+        with self._lock:
+            call.since = self._clock()
+            (self._beside if call.beside else self._waiting).append(call)
+            self._hand_out()
+
     def end(self, call: Call) -> None:
         with self._lock:
             self._running.discard(call)
             if call.beside:
-                self._lingering.append((time.monotonic() + LINGER, call.need))
+                self._lingering.append((self._clock() + LINGER, call.need))
             self._hand_out()
 
     def _wait(self, call: Call, deadline: float, cancel: Event | None) -> bool:
@@ -88,7 +99,7 @@ class Turns:
                     self._hand_out()  # what makes room for it may be time alone
                 if call.woken.is_set():
                     return True  # its turn, at that very moment
-                if time.monotonic() > deadline or (cancel is not None and cancel.is_set()):
+                if self._clock() > deadline or (cancel is not None and cancel.is_set()):
                     queue.remove(call)
                     self._hand_out()
                     return False
@@ -106,7 +117,7 @@ class Turns:
         call.woken.set()
 
     def _first(self) -> Call:
-        now = time.monotonic()
+        now = self._clock()
         late = [call for call in self._waiting if now - call.since > PATIENCE]
         return min(late, key=lambda call: call.since) if late else max(self._waiting, key=lambda call: call.used_at)
 
@@ -128,7 +139,7 @@ class Turns:
         return round(BESIDE_SHARE * self._gpu)
 
     def _held_beside(self) -> int:
-        now = time.monotonic()
+        now = self._clock()
         while self._lingering and self._lingering[0][0] <= now:
             self._lingering.popleft()
         return sum(call.need for call in self._running if call.beside) + sum(need for _, need in self._lingering)
