@@ -175,6 +175,7 @@ class _Scene:
             await self._trajectory(place, planned, begun, seat)
             if seat is not None:
                 seat.close()
+                self._look()
             self.gate.holding -= 1
             if self.admission is not None:
                 self.admission.leave()
@@ -194,7 +195,7 @@ class _Scene:
             got = await self.backend.run(str(next(self._names)), Request(ids=ids, max_tokens=step.generated))
             ended = self.loop.time()
             if seat is not None and turn is not None and self.admission is not None:
-                self.admission.ended(seat, turn)
+                self.admission.turns.end(turn)
                 self._look()
                 cacheable = max(0, known - 1) // block * block if index > begun else 0
                 seat.answered(prompt=got.prompt, cached=got.cached, cacheable=cacheable, completion=len(got.ids))

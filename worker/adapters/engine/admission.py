@@ -1,12 +1,15 @@
 """Who may hold KV memory: trajectories are let in by the tokens they will hold, and their calls by the tokens they do.
 
-Two limits, since a trajectory that waits for a tool holds memory that may leave the GPU, and one in a call does not:
+Three limits, since a trajectory that waits for a tool holds memory that may leave the GPU, and one in a call does not:
 
-- residents: what all trajectories hold, each counted at least at the mean context that was seen, has to fit in GPU
-  memory and the host's tier behind it; else every step computes contexts again that were pushed out meanwhile;
+- residents: as many trajectories as fit at the mean context of those that ended, on the GPU and somewhat beyond: enough
+  to fill it while others wait for their tools;
+- what residents hold now has to fit in GPU memory or the host's tier behind it, else every step computes contexts again
+  that were pushed out meanwhile. Where all grew long together, those that came last are parked: their calls wait until
+  others have ended, which costs them one computation of their context, and all others none;
 - turns (`turns.py`): what the calls in flight hold has to fit on the GPU; else the engine takes running ones off again.
 
-What is computed again is the signal whether the first limit is right: `pressure` moves it.
+What is computed again is the signal whether the first two are right: `pressure` moves them.
 """
 
 from __future__ import annotations
@@ -23,13 +26,16 @@ from worker.adapters.engine.prefixes import Chain, Prefixes, chain
 from worker.adapters.engine.turns import Call, Turns
 from worker.gates import Load, Room
 
-HOST_SHARE = 0.9
-REACH = 1.65  # residents beyond the GPU that still help: enough to fill it while others wait for their tools
-ALONE_SHARE = 0.92  # without a host tier; what trajectories that ended left behind is in the way, too
+REACH = 1.25  # of the GPU: residents at the mean context, where a host's tier keeps what does not fit
+REACH_SHARE = 0.8  # of the host's tier, likewise
+HOST_SHARE = 0.9  # of the host's tier: what residents hold; in the rest is what trajectories that ended left behind
+ALONE_SHARE = 0.92  # of the GPU, without a host's tier, for both
+BACK = 0.05  # of the limit that has to be free, too, before one that was parked goes on
 
 ANSWER = 256  # tokens of an answer, until some were seen
-LEARN = 1 / 64  # weight of one call in what is computed again and in the first means
-CALLS = 1024  # that the means look back at: fewer, and a wave of young trajectories lets in a larger one
+CALLS = 1024  # that the mean answer looks back at
+PRIOR, TRAJECTORIES = 16, 64  # that the expected context counts for; that the mean of those that ended looks back at
+LEARN = 1 / 64  # weight of one call in what is computed again, and of the first ones in the mean answer
 TOO_MUCH, LITTLE = 0.02, 0.005  # of prompt tokens computed again
 STEP_DOWN, STEP_UP = 0.95, 1.002
 LOWEST, HIGHEST = 0.5, 1.0
@@ -45,8 +51,40 @@ class Capacity:
 
     @property
     def residents(self) -> float:
-        """The host's tier keeps a copy of what the GPU holds, too: the larger of both counts, not their sum."""
-        return max(ALONE_SHARE * self.gpu, min(HOST_SHARE * self.host, REACH * self.gpu))
+        """At the mean context. The host's tier keeps a copy of what the GPU holds, too: the larger of both counts, not
+        their sum."""
+        return max(ALONE_SHARE * self.gpu, min(REACH_SHARE * self.host, REACH * self.gpu))
+
+    @property
+    def whole(self) -> float:
+        """That residents may hold at any moment."""
+        return max(ALONE_SHARE * self.gpu, HOST_SHARE * self.host)
+
+
+class Lives:
+    """The mean context that trajectories hold over their lives. Of those that ended, since all that run may be young;
+    and of many, since else a wave of short ones lets in a larger one."""
+
+    def __init__(self, expected: int) -> None:
+        self._expected = expected
+        self._count = 0
+        self._calls = self._sum = 0.0  # means a trajectory
+
+    @property
+    def context(self) -> float:
+        """Tokens."""
+        return self._sum / self._calls if self._count else self._expected
+
+    def ended(self, calls: int, total: int) -> None:
+        """A trajectory with so many calls; `total`: tokens of their contexts. Without any, nothing is learnt."""
+        if not calls:
+            return
+        if not self._count:
+            self._calls, self._sum = float(calls), float(self._expected * calls)
+        self._count += 1
+        weight = 1 / min(TRAJECTORIES, PRIOR + self._count)
+        self._calls += weight * (calls - self._calls)
+        self._sum += weight * (total - self._sum)
 
 
 class Seat:
@@ -57,7 +95,8 @@ class Seat:
         self.beside = beside  # no trajectory's: its calls fill what these leave
         self.chain: Chain = ()  # of its first prompt
         self.tokens = 0  # at its last call
-        self.used_at = 0.0  # when its last call ended
+        self.calls, self.sum = 0, 0  # that were answered; their contexts' tokens
+        self.parked = False
 
     @contextmanager
     def turn(self, ids: array[int], answer: int, *, deadline: float, cancel: Event | None) -> Iterator[float | None]:
@@ -69,11 +108,12 @@ class Seat:
             yield waited
         finally:
             if waited is not None:
-                self._admission.ended(self, call)
+                self._admission.turns.end(call)
 
     def answered(self, *, prompt: int, cached: int, cacheable: int, completion: int) -> None:
         """A call ended. `cacheable`: tokens of the prompt that a cache which lost nothing had given back."""
         if not self.beside:
+            self.calls, self.sum = self.calls + 1, self.sum + prompt + completion
             self._admission.learn(prompt, again=max(0, cacheable - cached), completion=completion)
 
     def close(self) -> None:
@@ -95,10 +135,9 @@ class KvAdmission:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """`expected`: the mean context, in tokens, until some were seen. `clock`: seconds that only grow."""
-        self._clock = clock
         self._capacity = capacity
         self._prefixes = Prefixes()
-        self._mean = float(expected)
+        self._lives = Lives(expected)
         self._answer = float(ANSWER)
         self._calls = 0
         self._again = 0.0
@@ -107,7 +146,7 @@ class KvAdmission:
         self._room = Room()
         self._wanted = False  # somebody asked for room in vain
         self._entered = 0
-        self._seats: set[Seat] = set()
+        self._seats: dict[Seat, None] = {}  # in the order in which they came
         self.turns = Turns(capacity.gpu, waited=waited, spare=self._spare, clock=clock)
 
     # -- trajectories
@@ -136,14 +175,17 @@ class KvAdmission:
         seat = Seat(self, beside=beside)
         if not beside:
             with self._changes():
-                self._seats.add(seat)
+                self._seats[seat] = None
         return seat
 
     def release(self, seat: Seat) -> None:
         with self._changes():
             self._prefixes.remove(seat.chain)
             seat.chain = ()
-            self._seats.discard(seat)
+            self._seats.pop(seat, None)
+            self._lives.ended(seat.calls, seat.sum)
+            self._park()
+        self.turns.look()
 
     def load(self) -> Load:
         return Load(
@@ -176,20 +218,36 @@ class KvAdmission:
     def _fits(self) -> bool:
         if self._entered == 0:
             return True  # one is always admitted, be it as large as it may: else nothing would ever run
-        held, next_one = self._held()
-        return held + next_one <= self._capacity.residents * self._pressure
+        own, now = self._own(), self._now()
+        if any(seat.parked for seat in self._seats) or now + own > self._capacity.whole * self._pressure:
+            return False
+        return (self._entered + 1) * own + self._prefixes.common <= self._capacity.residents * self._pressure
 
-    def _held(self) -> tuple[float, float]:
-        """Tokens of all that entered, and of one more."""
-        overlaps = {seat: self._prefixes.overlap(seat.chain) for seat in self._seats if seat.chain}
-        own = max(1.0, self._mean - (sum(overlaps.values()) / len(overlaps) if overlaps else 0))
-        held = sum(max(own, seat.tokens - overlaps.get(seat, 0)) for seat in self._seats)
-        held += max(0, self._entered - len(self._seats)) * own
-        return held + self._prefixes.common, own
+    def _own(self) -> float:
+        """Tokens of one trajectory, at the mean, less what it shares with others."""
+        overlaps = [self._prefixes.overlap(seat.chain) for seat in self._seats if seat.chain]
+        return max(1.0, self._lives.context - (sum(overlaps) / len(overlaps) if overlaps else 0))
+
+    def _sizes(self) -> dict[Seat, int]:
+        """Tokens that those hold that made a call."""
+        return {seat: max(1, seat.tokens - self._prefixes.overlap(seat.chain)) for seat in self._seats if seat.tokens}
+
+    def _now(self) -> float:
+        """Tokens of all that entered, and have to begin yet."""
+        sizes = self._sizes()
+        return sum(sizes.values()) + max(0, self._entered - len(sizes)) * self._own() + self._prefixes.common
+
+    def _park(self) -> None:
+        limit, held = self._capacity.whole * self._pressure, self._prefixes.common
+        for place, (seat, size) in enumerate(self._sizes().items()):
+            held += size
+            # The first always goes on, be it as large as it may.
+            seat.parked = place > 0 and held > (limit * (1 - BACK) if seat.parked else limit)
 
     def _spare(self, tokens: int) -> bool:
         with self._lock:
-            return self._held()[0] + tokens <= self._capacity.residents * self._pressure
+            most = (self._capacity.residents if self._capacity.host else self._capacity.whole) * self._pressure
+            return self._now() + tokens <= most
 
     # -- their calls
 
@@ -205,12 +263,9 @@ class KvAdmission:
             # Few answers come near their limit: room is held for one twice as long as usual.
             length = min(len(ids) + min(answer, round(2 * self._answer)), self._capacity.context)
             need = length - self._prefixes.overlap(seat.chain)
-        return Call(need=max(1, need), used_at=seat.used_at, beside=seat.beside)
-
-    def ended(self, seat: Seat, call: Call) -> None:
-        """A call that had its turn is over."""
-        seat.used_at = self._clock()
-        self.turns.end(call)
+            if not seat.beside:
+                self._park()
+        return Call(need=max(1, need), beside=seat.beside, parked=lambda: seat.parked)
 
     # -- learning
 
@@ -218,9 +273,7 @@ class KvAdmission:
         """`again`: tokens of the prompt that were computed though they had been before."""
         with self._changes():
             self._calls += 1
-            weight = 1 / min(CALLS, 1 / LEARN + self._calls)
-            self._mean += weight * (prompt + completion - self._mean)
-            self._answer += weight * (completion - self._answer)
+            self._answer += (completion - self._answer) / min(CALLS, 1 / LEARN + self._calls)
             self._again += LEARN * (again / prompt - self._again) if prompt else 0.0
             if self._again > TOO_MUCH:
                 self._pressure = max(LOWEST, self._pressure * STEP_DOWN)

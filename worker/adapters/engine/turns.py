@@ -10,28 +10,28 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Event
 
-CALLS_SHARE = 0.95  # of GPU memory for trajectories' calls in flight: answers grow, blocks round up
+CALLS_SHARE = 0.98  # of GPU memory for trajectories' calls in flight; their answers are counted with them
 BESIDE_SHARE = 0.02  # for single calls beside them, whatever the trajectories ask for
-PATIENCE = 10.0  # seconds; a call that waited longer goes before any whose context may still be cached
+PATIENCE = 5.0  # seconds that a call may be overtaken by those behind it that fit where it does not
 LINGER = 5.0  # seconds that a single call counts on: what it left in the cache pushes older contexts out
 POLL = 0.05  # seconds between two looks at a call's cancellation
 
 
 @dataclass(eq=False, kw_only=True)
 class Call:
-    """One that wants to run. `need`: tokens of GPU memory, the answer included. `used_at`: when its context was last
-    used, time.monotonic(). `beside`: no trajectory's."""
+    """One that wants to run. `need`: tokens of GPU memory, the answer included. `beside`: no trajectory's. `parked()`:
+    whether it is nobody's turn to overtake, nor its own."""
 
     need: int
-    used_at: float = 0.0
     beside: bool = False
+    parked: Callable[[], bool] = lambda: False
     since: float = 0.0  # when it asked
     woken: Event = field(default_factory=Event)
 
 
 class Turns:
-    """Safe for threads. The context that was used last is most likely still cached, so its call goes first; but nobody
-    waits beyond patience, and whoever did is not overtaken by smaller ones.
+    """Safe for threads. First come, first served, and the GPU kept full: while the first does not fit, those behind it
+    that do fit go before it; once it waited longer than patience, none does, so that the longest has its turn, too.
 
     Single calls beside the trajectories fill what these leave: a share that is always theirs, and beyond it whatever
     is free while no trajectory's call waits. First come, first served."""
@@ -84,6 +84,11 @@ class Turns:
             (self._beside if call.beside else self._waiting).append(call)
             self._hand_out()
 
+    def look(self) -> None:
+        """One that was parked may not be any more."""
+        with self._lock:
+            self._hand_out()
+
     def end(self, call: Call) -> None:
         with self._lock:
             self._running.discard(call)
@@ -106,9 +111,9 @@ class Turns:
         return True
 
     def _hand_out(self) -> None:
-        while self._waiting and self._fits(first := self._first()):
-            self._waiting.remove(first)
-            self._start(first)
+        while (call := self._next()) is not None:
+            self._waiting.remove(call)
+            self._start(call)
         while self._beside and self._fits_beside(self._beside[0]):
             self._start(self._beside.popleft())
 
@@ -116,10 +121,16 @@ class Turns:
         self._running.add(call)
         call.woken.set()
 
-    def _first(self) -> Call:
+    def _next(self) -> Call | None:
         now = self._clock()
-        late = [call for call in self._waiting if now - call.since > PATIENCE]
-        return min(late, key=lambda call: call.since) if late else max(self._waiting, key=lambda call: call.used_at)
+        for call in self._waiting:
+            if call.parked():
+                continue
+            if self._fits(call):
+                return call
+            if now - call.since > PATIENCE:
+                break
+        return None
 
     def _fits(self, call: Call) -> bool:
         """Alone it may be as large as it is; the share of single calls is not asked for."""
