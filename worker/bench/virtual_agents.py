@@ -172,6 +172,8 @@ class _Scene:
             first = False
             self.gate.holding += 1
             seat = None if self.admission is None else self.admission.seat()
+            if seat is not None:
+                seat.restored = begun > 0
             await self._trajectory(place, planned, begun, seat)
             if seat is not None:
                 seat.close()

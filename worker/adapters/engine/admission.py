@@ -96,7 +96,9 @@ class Seat:
         self.chain: Chain = ()  # of its first prompt
         self.tokens = 0  # at its last call
         self.calls, self.sum = 0, 0  # that were answered; their contexts' tokens
+        self.restored = False  # others made the first calls of this trajectory
         self.parked = False
+        self.returns = False  # it was, since its last answer
 
     @contextmanager
     def turn(self, ids: array[int], answer: int, *, deadline: float, cancel: Event | None) -> Iterator[float | None]:
@@ -114,7 +116,10 @@ class Seat:
         """A call ended. `cacheable`: tokens of the prompt that a cache which lost nothing had given back."""
         if not self.beside:
             self.calls, self.sum = self.calls + 1, self.sum + prompt + completion
-            self._admission.learn(prompt, again=max(0, cacheable - cached), completion=completion)
+            # What being parked costs was chosen; it says nothing about the limits.
+            again = 0 if self.returns else max(0, cacheable - cached)
+            self.returns = self.parked
+            self._admission.learn(prompt, again=again, completion=completion)
 
     def close(self) -> None:
         self._admission.release(self)
@@ -183,7 +188,8 @@ class KvAdmission:
             self._prefixes.remove(seat.chain)
             seat.chain = ()
             self._seats.pop(seat, None)
-            self._lives.ended(seat.calls, seat.sum)
+            if not seat.restored:
+                self._lives.ended(seat.calls, seat.sum)
             self._park()
         self.turns.look()
 
@@ -243,6 +249,7 @@ class KvAdmission:
             held += size
             # The first always goes on, be it as large as it may.
             seat.parked = place > 0 and held > (limit * (1 - BACK) if seat.parked else limit)
+            seat.returns = seat.returns or seat.parked
 
     def _spare(self, tokens: int) -> bool:
         with self._lock:

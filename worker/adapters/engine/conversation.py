@@ -149,6 +149,8 @@ class EngineConversation:
         else:
             self._history.add(answer)
         self._before = len(self._history)
+        if self._seat is not None:
+            self._seat.restored = True
 
     def complete(
         self,

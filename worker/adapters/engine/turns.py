@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from threading import Event
 
 CALLS_SHARE = 0.98  # of GPU memory for trajectories' calls in flight; their answers are counted with them
+PARKED_SHARE = 0.5  # of it, in which parked ones go on: a context computed again costs less than an idle GPU
 BESIDE_SHARE = 0.02  # for single calls beside them, whatever the trajectories ask for
 PATIENCE = 5.0  # seconds that a call may be overtaken by those behind it that fit where it does not
 LINGER = 5.0  # seconds that a single call counts on: what it left in the cache pushes older contexts out
@@ -20,7 +21,7 @@ POLL = 0.05  # seconds between two looks at a call's cancellation
 @dataclass(eq=False, kw_only=True)
 class Call:
     """One that wants to run. `need`: tokens of GPU memory, the answer included. `beside`: no trajectory's. `parked()`:
-    whether it is nobody's turn to overtake, nor its own."""
+    whether it waits for others to end; it holds nobody up meanwhile."""
 
     need: int
     beside: bool = False
@@ -124,19 +125,18 @@ class Turns:
     def _next(self) -> Call | None:
         now = self._clock()
         for call in self._waiting:
-            if call.parked():
-                continue
-            if self._fits(call):
+            parked = call.parked()
+            if self._fits(call, PARKED_SHARE if parked else CALLS_SHARE):
                 return call
-            if now - call.since > PATIENCE:
+            if now - call.since > PATIENCE and not parked:
                 break
         return None
 
-    def _fits(self, call: Call) -> bool:
+    def _fits(self, call: Call, share: float) -> bool:
         """Alone it may be as large as it is; the share of single calls is not asked for."""
         used = sum(running.need for running in self._running if not running.beside)
         taken = max(0, sum(running.need for running in self._running if running.beside) - self._share())
-        return not used or used + taken + call.need <= CALLS_SHARE * self._gpu - self.common
+        return not used or used + taken + call.need <= share * self._gpu - self.common
 
     def _fits_beside(self, call: Call) -> bool:
         held = self._held_beside()
@@ -144,7 +144,8 @@ class Turns:
             return True
         used = sum(running.need for running in self._running)
         whole = (CALLS_SHARE + BESIDE_SHARE) * self._gpu - self.common
-        return not self._waiting and used + call.need <= whole and self._spare(held + call.need - self._share())
+        wanted = any(not waiting.parked() for waiting in self._waiting)
+        return not wanted and used + call.need <= whole and self._spare(held + call.need - self._share())
 
     def _share(self) -> int:
         return round(BESIDE_SHARE * self._gpu)
