@@ -151,13 +151,14 @@ def order_of(sizes: Sequence[int]) -> list[int]:
 
     first, second = gate.seat(), gate.seat()
     with ThreadPoolExecutor(len(sizes)) as pool:
-        with first.turn(context(6_000), 10, deadline=soon(), cancel=None):
-            with second.turn(context(3_700), 10, deadline=soon(), cancel=None):
-                calls = []
-                for place, tokens in enumerate(sizes):
-                    calls.append(pool.submit(call, tokens))
-                    waiting(gate, place + 1)
-            waiting(gate, len(sizes) - len(went))
+        calls = []
+        with (
+            first.turn(context(6_000), 10, deadline=soon(), cancel=None),
+            second.turn(context(3_700), 10, deadline=soon(), cancel=None),
+        ):
+            for place, tokens in enumerate(sizes):
+                calls.append(pool.submit(call, tokens))
+                waiting(gate, place + 1)
         for done in calls:
             done.result(10)
     assert gate.load().waited == len(sizes)
@@ -165,7 +166,7 @@ def order_of(sizes: Sequence[int]) -> list[int]:
 
 
 def test_calls_go_in_the_order_in_which_they_came() -> None:
-    assert order_of([3_100, 3_200, 3_300]) == [3_100, 3_200, 3_300]
+    assert order_of([6_100, 6_200, 6_300]) == [6_100, 6_200, 6_300]
 
 
 def test_while_the_first_does_not_fit_those_that_do_fill_the_gpu() -> None:
@@ -209,12 +210,13 @@ def test_single_calls_fill_what_trajectories_leave_and_hold_nobody_up() -> None:
 
 def test_single_calls_have_a_share_of_their_own_however_many_trajectories_wait() -> None:
     gate = admission(gpu=100_000, host=1_000_000)
-    with ThreadPoolExecutor(1) as pool:
-        with gate.seat().turn(context(97_000), 10, deadline=soon(), cancel=None):
+    first, second = gate.seat(), gate.seat()
+    with ThreadPoolExecutor(1) as pool, first.turn(context(48_900), 10, deadline=soon(), cancel=None):
+        with second.turn(context(48_900), 10, deadline=soon(), cancel=None):
             large = gate.seat(beside=True).turn(context(5_000), 10, deadline=time.monotonic() + 0.1, cancel=None)
             with large as waited:
                 assert waited is None  # larger than their share, and nothing is free
-            other = pool.submit(called, gate, context(50_000))
+            other = pool.submit(called, gate, context(40_000))
             waiting(gate, 1)
             called(gate, context(1_500), beside=True)
             assert not other.done()

@@ -178,7 +178,7 @@ def test_a_question_beside_the_trajectories_takes_none_of_their_room(
     assert gate.enter()
     run = model.open("Fix it.", TOOLS)
     run.add([UserMessage(content="The issue.")])
-    with gate.seat().turn(array("i", range(94_900)), 10, deadline=time.monotonic() + 5, cancel=None):
+    with gate.seat().turn(array("i", range(97_900)), 10, deadline=time.monotonic() + 5, cancel=None):
         kept = run.complete(Sampling(), deadline=time.monotonic() + 0.2, cancel=Event())
         assert kept.finish_reason == "abort"  # a trajectory's call has to wait
         question = model.beside("Sort it.")

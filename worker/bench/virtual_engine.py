@@ -164,7 +164,8 @@ class VirtualBackend:
 
     def _schedule(self) -> list[tuple[_Sequence, int]]:
         """Who gets how many tokens in the next step."""
-        budget, work, taken_off = self._budget, {}, False
+        budget, taken_off = self._budget, False
+        work: dict[_Sequence, int] = {}
         for one in list(self._running):
             if one not in self._running:
                 continue  # taken off for one before it

@@ -254,7 +254,8 @@ class KvAdmission:
     def _spare(self, tokens: int) -> bool:
         with self._lock:
             most = (self._capacity.residents if self._capacity.host else self._capacity.whole) * self._pressure
-            return self._now() + tokens <= most
+            held = max(self._now(), self._entered * self._own() + self._prefixes.common)
+            return held + tokens <= most
 
     # -- their calls
 
