@@ -46,6 +46,7 @@ class Simulation:
     seed: int = 0
     ramp: float = 240.0
     window: float = 600.0
+    together: bool = False  #: all begin at their first step, as after a worker's start; else at mixed ages
     expected: int
     make: Callable[..., KvAdmission] = KvAdmission
 
@@ -164,7 +165,8 @@ class _Scene:
         while True:
             planned = plan(workload, self.given.seed, next(self._numbers))
             waited = await self.gate.admit()
-            begun = age(place, workload.steps) if first and not waited else 0
+            mixed = first and not waited and not self.given.together
+            begun = age(place, workload.steps) if mixed else 0
             if first:
                 self._opened += 1
                 if not waited:

@@ -141,7 +141,7 @@ def _write(path: Path | None, found: Any) -> None:
 @bench.command(
     epilog="Example: devstral-fix bench agents --model /srv/small-24b --workload W2 --in-flight 16,48 --dummy-weights"
 )
-@click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="Its directory.")
 @click.option("--workload", type=click.Choice(["W1", "W2"]), default="W2", show_default=True)
 @click.option("--in-flight", type=Numbers(), default="16,48,96", show_default=True, help="Trajectories at once.")
 @click.option("--modes", default="plain,admitted", show_default=True, help="Also one-at-a-time, lockstep.")
@@ -152,9 +152,11 @@ def _write(path: Path | None, found: Any) -> None:
 @click.option("--gpu", type=click.Choice(["H100", "H200"]), help="For the roofline.")
 @click.option("--json", "json_file", type=click.Path(path_type=Path, dir_okay=False), help="Records of all points.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Directory for raw records; made.")
+@click.option("--simulated", is_flag=True, help="No model, no GPU: an engine in virtual time, to compare rules.")
+@click.option("--together", is_flag=True, help="With --simulated: all begin at their first step, not at mixed ages.")
 @engine_options
 def agents(
-    model: Path,
+    model: Path | None,
     workload: str,
     in_flight: tuple[int, ...],
     modes: str,
@@ -165,6 +167,8 @@ def agents(
     gpu: str | None,
     json_file: Path | None,
     out: Path | None,
+    simulated: bool,
+    together: bool,
     **engine: Any,
 ) -> None:
     """Agent trajectories per hour: the real conversations and admission over one engine, tools replaced by waits.
@@ -182,6 +186,22 @@ def agents(
     chosen = modes.split(",")
     if unknown := [mode for mode in chosen if mode not in MODES]:
         raise click.BadParameter(f"{unknown[0]!r} is none of {', '.join(MODES)}", param_hint="--modes")
+    if simulated:
+        from worker.bench import virtual_points
+
+        found = virtual_points.simulation(
+            workload, host_gib=engine["kv_offloading_gib"], expected=expected_tokens,
+            seed=seed, ramp=ramp, window=window, together=together,
+        )  # fmt: skip
+        try:
+            records = virtual_points.run(found, chosen, in_flight)
+        except ValueError as error:
+            raise click.BadParameter(str(error), param_hint="--modes") from error
+        _write(json_file, records)
+        terminal.text(virtual_points.report(records))
+        return
+    if model is None:
+        raise click.UsageError("give --model DIR, or --simulated")
     options = _engine(model, engine, max_model_len=WORKLOADS[workload].max_model_len)
     counter = opening.vocabulary(model)
     filler = Filler(counter)
