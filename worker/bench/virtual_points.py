@@ -15,7 +15,8 @@ PLANNED = 512
 TOKEN = 81_920  # bytes of KV memory of one, in the 24B shape with FP8
 NOTES = """\
 SIMULATED: a model of vLLM's scheduler in virtual time, with the step times of one H100 (the 24B shape, FP8 KV cache).
-It compares rules of admission with each other; none of its figures is a measurement. Our own part is taken to be 4 ms a step.
+It compares rules of admission with each other; none of its figures is a measurement. Our own part is taken to be 4 ms
+a step.
 """
 
 
