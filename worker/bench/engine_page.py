@@ -47,15 +47,15 @@ Admitted at 48 has half as many in flight as plain at 96, so 0.78 times compares
 back there, and nothing computed again."""
 _SIMULATED = """\
 All admitted points here but that of call 12 are of the rule before decision 29, which a simulated engine led to
-(`devstral-fix bench agents --simulated`: the real admission code in virtual time over a model of vLLM's scheduler; it
-makes seven plain points' tokens/s within 10 %, but thrashes less than vLLM did without a host tier). Simulated, not measured, on the
-engine of call 9: W2 admitted at 64 makes 339 tokens/s by the new rule and 313 by the old one, plain 334 at 16, 336
-at 18 and 243 at 24; where all trajectories begin together 327 and 191, plain 307 at 12 and 250 at 16. W1 at 512:
-1,519 and 1,537, plain 1,516 at 96. What was left of the GPU's time was enough for one look at the new rule on the
-real vLLM, in call 12: W1 with 18 GiB for the KV cache and 30 GiB behind it, without torch.compile, windows of 21 and 25
-seconds. Plain at 36, which is about what fits, made 983 tokens/s; admitted at 96 made 1,000, with 1.6 % computed again.
-So where three times as many are in flight as fit, nothing is lost and nothing gained beyond what such short windows can
-tell; W2 with the new rule has not been measured on a GPU."""
+(`devstral-fix bench agents --simulated`: the real admission code in virtual time over a model of vLLM's scheduler;
+it makes seven plain points' tokens/s within 10 %, but thrashes less than vLLM did without a host tier). Simulated,
+not measured, on the engine of call 9: W2 admitted at 64 makes 339 tokens/s by the new rule and 313 by the old one,
+plain 334 at 16, 336 at 18 and 243 at 24; where all trajectories begin together 327 and 191, plain 307 at 12 and
+250 at 16. W1 at 512: 1,519 and 1,537, plain 1,516 at 96. What was left of the GPU's time was enough for one look
+at the new rule on the real vLLM, in call 12: W1 with 18 GiB for the KV cache and 30 GiB behind it, without
+torch.compile, windows of 21 and 25 seconds. Plain at 36, which is about what fits, made 983 tokens/s; admitted at
+96 made 1,000, with 1.6 % computed again. So where three times as many are in flight as fit, nothing is lost and
+nothing gained beyond what such short windows can tell; W2 with the new rule has not been measured on a GPU."""
 _LARGE = """\
 Devstral 2's shape beside the table published for it with SGLang on 8 AMD GPUs (tensor parallel 8; 44.75, 783 and
 2,177 output tokens/s at 1, 16 and 100 at once): other hardware and other software, so it shows no more than the
