@@ -15,6 +15,7 @@ from tests.engine_contract import soon
 from worker.adapters.engine.opening import Use, open_engine
 from worker.adapters.engine.options import EngineOptions
 from worker.adapters.engine.shapes import write_model
+from worker.adapters.engine.weights import revision
 from worker.errors import SettingsError
 
 pytestmark = pytest.mark.slow
@@ -27,7 +28,7 @@ def test_a_config_json_gets_its_attention_scaling_back_and_answers(options: Engi
     scaled = replace(options, model=write_model(tmp_path / "scaled", "tiny-scaled"))
     with closing(open_engine(scaled, USE, waited=waits.append)) as model:
         mine = processes() - before
-        assert model.label == "vllm:scaled, dummy weights (vllm 0.32.0)"
+        assert model.label == f"vllm:scaled, dummy weights (vllm 0.32.0; weights {revision(scaled.model)})"
         assert model.tokenizer == "tekken"
         conversation = model.open("s", ())
         conversation.add([UserMessage(content="u")])

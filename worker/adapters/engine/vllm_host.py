@@ -13,6 +13,7 @@ import time
 from array import array
 from collections.abc import Sequence
 from multiprocessing import active_children
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 from vllm import SamplingParams
@@ -122,10 +123,13 @@ class _Reporter(StatLoggerBase):
 class VllmBackend:
     """See `worker.adapters.engine.host.Backend`."""
 
-    def __init__(self, engine: AsyncLLM, report: Report, facts: EngineFacts) -> None:
+    def __init__(
+        self, engine: AsyncLLM, report: Report, facts: EngineFacts, children: Sequence[BaseProcess] = ()
+    ) -> None:
+        """`children`: the processes that end with this engine, and with no other."""
         self._engine = engine
         self.config = engine.vllm_config
-        self._children = active_children()
+        self._children = children
         self.report = report
         self.facts = facts
 
@@ -134,6 +138,7 @@ class VllmBackend:
         """SettingsError for what vLLM says of the settings. ModelUnavailable for what may pass: memory that another
         process still holds, a card that does not answer, and whatever has no reason."""
         started, report = time.monotonic(), Report()
+        others = set(active_children())
         arguments = _arguments(options)
         told = f"vLLM does not start {options.model.name}"
         try:
@@ -160,7 +165,7 @@ class VllmBackend:
             gpus=options.tensor_parallel,
             host_kv_tokens=_host_tokens(options, config),
         )
-        return cls(engine, report, facts)
+        return cls(engine, report, facts, [child for child in active_children() if child not in others])
 
     async def run(self, name: str, request: Request) -> Raw:
         parameters = SamplingParams(
