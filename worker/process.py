@@ -66,6 +66,8 @@ def closes(presence: Presence, shutdown: Shutdown) -> Callable[..., None]:
 
     def close(_: object, error: BaseException | None, __: object) -> None:
         words = str(error) if isinstance(error, ServiceError) else f"{type(error).__name__}: {error}"
-        presence.close(shutdown.why or (words if isinstance(error, Exception) else None))
+        # Once it was told to end, what is taken apart may well fail: an engine that starts loses its processes.
+        failed = isinstance(error, Exception) and not shutdown.begun.is_set()
+        presence.close(shutdown.why or (words if failed else None))
 
     return close
