@@ -92,8 +92,7 @@ def test_a_swap_of_the_weights_loses_no_run_and_doubles_nothing(service: Service
             made = trajectories.models(session, run_id)
             assert made.get(before, 0) == handed.calls, "who made each call stays as it was"
             if handed.state is RunState.QUEUED:
-                assert made.get(after, 0) == run.calls - handed.calls
-                assert run.calls > handed.calls or earlier, "its new limit is one step: none is left to one that has it"
+                assert made.get(after, 0) == run.calls - handed.calls > 0
                 steps = [step.index for step in trajectories.steps(session, run_id)]
                 assert steps == list(range(len(steps)))
                 notes = [attempt.note or "" for attempt in trajectories.attempts(session, run_id)]
