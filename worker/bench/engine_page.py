@@ -55,15 +55,15 @@ plain 334 at 16, 336 at 18 and 243 at 24; where all trajectories begin together 
 
 The new rule on the real vLLM, calls 13 and 14 (the service as it is, windows of 50 s, so good to about 13 % on
 W2): W2 admitted at 64 made 295 and 328 tokens/s, with 12.4 and 13.6 decoding at once out of 18 residents, and
-plain at 16 made 293 with 12.1: as good as the best number in flight, or a little better, without anybody knowing
-it, and 0.4 and 0.3 % computed again. By the old rule it was 0.84 and 0.93 of plain. W1 with 512 in flight made
-1,266 tokens/s, 0.89 of plain's 1,422 at 96 (0.95 in trajectories), with 118 residents and 1.3 % computed again;
-call 10's, by the old rule, made 1.03. Both ramps of 40 s ended before each resident had done two steps. It lets in
-more short contexts than this GPU serves best, it seems: a call waited 4.3 s for its turn and 3.4 s in the engine's
-queue (plain: 1.7 s). Plain at 16 (W2) had done two steps in 75 s in part only, too. At 48 nothing waits and
-nothing is computed again. Call 12 was a first look: a third of the memory (18 GiB, 30 GiB behind it), no
-torch.compile, windows of 21 and 25 s. Plain at 36, about what fits, made 983 tokens/s; admitted at 96 made 1,000,
-with 1.6 % computed again."""
+plain at 16 made 293 with 12.1: 1.01 times in the same call, 0.97 in trajectories, so no difference that such
+windows can tell, and 0.4 and 0.3 % computed again (0.84 and 0.93 in trajectories by the old rule). The second is
+another engine's, with no plain point beside it. W1 with 512 in flight made 1,266 tokens/s, 0.89 of plain's 1,422
+at 96 (0.95 in trajectories), with 118 residents and 1.3 % computed again; call 10's, by the old rule, made 1.03.
+Both ramps of 40 s ended before each resident had done two steps. It lets in more short contexts than this GPU
+serves best, it seems: a call waited 4.3 s for its turn and 3.4 s in the engine's queue (plain: 1.7 s). Plain at 16
+(W2) had done two steps in 75 s in part only, too. At 48 nothing waits and nothing is computed again. Call 12 was a
+first look: a third of the memory (18 GiB, 30 GiB behind it), no torch.compile, windows of 21 and 25 s. Plain at
+36, about what fits, made 983 tokens/s; admitted at 96 made 1,000, with 1.6 % computed again."""
 _LARGE = """\
 Devstral 2's shape beside the table published for it with SGLang on 8 AMD GPUs (tensor parallel 8; 44.75, 783 and
 2,177 output tokens/s at 1, 16 and 100 at once): other hardware and other software, so it shows no more than the

@@ -123,9 +123,7 @@ class _Reporter(StatLoggerBase):
 class VllmBackend:
     """See `worker.adapters.engine.host.Backend`."""
 
-    def __init__(
-        self, engine: AsyncLLM, report: Report, facts: EngineFacts, children: Sequence[BaseProcess] = ()
-    ) -> None:
+    def __init__(self, engine: AsyncLLM, report: Report, facts: EngineFacts, children: Sequence[BaseProcess]) -> None:
         """`children`: the processes that end with this engine, and with no other."""
         self._engine = engine
         self.config = engine.vllm_config
