@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
 # All that docker-compose.yml may ask for (an installation with a token has no App's key); any value will do to check
 # its shape.
-COMPOSE = ("docker-compose.yml", "docker-compose.engine.yml")
+COMPOSE = "docker-compose.yml"
 COMPOSE_VARIABLES = ("POSTGRES_PASSWORD", "REDIS_PASSWORD")
 LOCKS = ("requirements/*.txt", "package-lock.json")
 # An address of a registry or index, or a path of one machine; a package's funding page is none.
@@ -60,12 +60,11 @@ def compose_config() -> Result:
     probe = subprocess.run(["docker", "compose", "version"], capture_output=True, check=False)
     if probe.returncode:
         return Result(name, "skipped", "docker has no compose plugin on this machine")
-    files = [argument for path in COMPOSE for argument in ("--file", path)]
-    return program(name, "docker", "compose", *files, "config", "--quiet")()
+    return program(name, "docker", "compose", "--profile", "*", "config", "--quiet")()
 
 
 def compose_variables() -> Result:
-    text = "".join((ROOT / path).read_text(encoding="utf-8") for path in COMPOSE)
+    text = (ROOT / COMPOSE).read_text(encoding="utf-8")
     asked = set(re.findall(r"\$\{(\w+):?\?", text))
     wrong = [f"docker-compose.yml can't be used without {name}" for name in sorted(asked - set(COMPOSE_VARIABLES))]
     wrong += [f"docker-compose.yml does not ask for {name}" for name in sorted(set(COMPOSE_VARIABLES) - asked)]
@@ -89,7 +88,7 @@ CHECKS: list[Callable[[], Result]] = [
     program("ruff check", "ruff", "check", "."),
     program("ruff format", "ruff", "format", "--check", "."),
     program("directions of imports", "lint-imports"),
-    program("compose schema", "check-jsonschema", "--builtin-schema", "vendor.compose-spec", *COMPOSE),
+    program("compose schema", "check-jsonschema", "--builtin-schema", "vendor.compose-spec", COMPOSE),
     compose_config,
     compose_variables,
     locks_name_no_place,

@@ -61,23 +61,26 @@ def test_naming_a_prompts_blocks_is_measured() -> None:
     assert 0 < naming_seconds(range(1000), block_size=16) < naming_seconds(range(100_000), block_size=16)
 
 
-def test_an_engine_whose_process_died_fails_every_call(own_engine: Start) -> None:
+def test_an_engine_whose_process_died_fails_every_call_and_takes_no_other_with_it(
+    engine: VllmEngine, own_engine: Start
+) -> None:
     before = processes()
-    engine = own_engine()
+    dying = own_engine()
     mine = processes() - before
     with ThreadPoolExecutor(4) as pool:
-        calls = in_flight(pool, engine, 4)
+        calls = in_flight(pool, dying, 4)
         killed = time.monotonic()
         for one in mine & set(psutil.Process().children()):
             one.kill()
         errors = [call.exception(30) for call in calls]
         assert time.monotonic() - killed < 15
     assert all(isinstance(error, ModelUnavailable) for error in errors), errors
-    assert not engine.alive
+    assert not dying.alive
     with pytest.raises(ModelUnavailable):
-        engine.generate(Request(ids=fresh(5), max_tokens=1), deadline=soon())
-    engine.shutdown()
+        dying.generate(Request(ids=fresh(5), max_tokens=1), deadline=soon())
+    dying.shutdown()
     end(mine)
+    assert engine.generate(Request(ids=fresh(5), max_tokens=1, exactly=True), deadline=soon()).finish == "length"
 
 
 @pytest.mark.slow
